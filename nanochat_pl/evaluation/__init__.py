@@ -1,0 +1,1 @@
+"""Floor 5, numbers out of a model. No Lightning here."""

@@ -1,0 +1,1 @@
+"""Floor 4, text out of a model."""

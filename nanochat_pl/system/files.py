@@ -1,0 +1,85 @@
+"""Files that are either complete or absent, and their digests.
+
+A file is written beside its target under a name nobody reads, forced to the disk, renamed, and the folder forced
+too: a power cut or a kill at any moment leaves the old file or the new one. The temporary lies in the target's own
+folder on purpose; a rename from another file system is a copy, and a copy can be cut short.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return the temporary name this process uses for `path`: `.<name>.<pid>.tmp` in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; on a clean exit it becomes `path`, on an error it is removed.
+
+    Args:
+        path: the final file; its folder is created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        force_to_disk(temporary)
+        os.replace(temporary, path)
+        force_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8 to `path`, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def force_to_disk(path: Path) -> None:
+    """Flush a file or a folder to the device."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove temporary files in `folder` whose writing process is dead, and return them."""
+    dead = [path for path in folder.glob(".*.tmp") if not _is_alive(path)]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return dead
+
+
+def _is_alive(temporary: Path) -> bool:
+    """Tell whether the process named in a temporary's file name still runs on this machine."""
+    pid = temporary.name.split(".")[-2]
+    if not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()

@@ -1,0 +1,1 @@
+"""Floor 3, problems and worlds: what a model is asked, never the model itself."""

@@ -1,0 +1,26 @@
+"""Fixtures every test may use: shared real data where it exists, and a base directory of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real public data beside the checkout; tests that need it skip where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real public data is not here: ../shared/data is missing")
+    return folder
+
+
+@pytest.fixture
+def base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh base directory, in force for the test and the processes it starts."""
+    folder = tmp_path / "base"
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder))
+    return folder
