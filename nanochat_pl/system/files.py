@@ -8,10 +8,12 @@ folder on purpose; a rename from another file system is a copy, and a copy can b
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CHUNK_BYTES = 1 << 20
 
@@ -43,6 +45,11 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8 to `path`, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path`, atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def force_to_disk(path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Carry every rank's random number generators through a checkpoint."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class ExactResume(Callback):
+    """Restore the generators of Python, NumPy, torch and CUDA at the first batch after a resume.
+
+    Nothing in pretraining draws random numbers after the first weights; a user's own callback or dropout may.
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._restored: list[dict[str, Any]] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remember the trainer: saving needs every rank's state."""
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all ranks, plain numbers and tensors only."""
+        return {"ranks": _gathered(self._trainer, _generator_states())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until the first batch: building the loaders still draws numbers."""
+        self._restored = state_dict["ranks"]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put this rank's generators back, once."""
+        if self._restored is not None:
+            _set_generators(self._restored[trainer.global_rank])
+            self._restored = None
+
+
+def _generator_states() -> dict[str, Any]:
+    version, keys, gauss = random.getstate()
+    _, numpy_keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(keys), gauss],
+        "numpy": [torch.from_numpy(numpy_keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def _set_generators(states: dict[str, Any]) -> None:
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    numpy_keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", numpy_keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _gathered(trainer: Trainer | None, value: Any) -> list[Any]:
+    """Return `value` of every rank, in the order of ranks."""
+    if trainer is None or trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,63 @@
+"""What the model says: fixed prompts continued greedily, as text beside the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nanochat_pl.inference.sampling import complete
+from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+
+PROMPTS = (
+    "The capital of France is",
+    "The chemical symbol of gold is",
+    "If yesterday was Friday, then tomorrow will be",
+    "The opposite of hot is",
+    "The planets of the solar system are:",
+    "My favorite color is",
+    "If 5*x + 3 = 13, then x is",
+)
+
+
+class Samples(Callback):
+    """Continue a few prompts at temperature 0, on rank 0.
+
+    Args:
+        every_n_steps: optimizer steps between samplings; 0 or -1 is off.
+        prompts: texts to continue; null means seven of general knowledge.
+        max_new_tokens: length of each continuation.
+    """
+
+    def __init__(
+        self, every_n_steps: int = 2000, prompts: Sequence[str] | None = None, max_new_tokens: int = 16
+    ) -> None:
+        self.every_n_steps, self.max_new_tokens = every_n_steps, max_new_tokens
+        self.prompts = tuple(PROMPTS if prompts is None else prompts)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Sample at the interval and after the last step."""
+        due = is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)
+        if trainer.is_global_zero and ends_step(trainer) and due:
+            for prompt in self.prompts:
+                self._log(trainer, prompt, self._continue(trainer, pl_module, prompt))
+
+    def _continue(self, trainer: Trainer, module: LightningModule, prompt: str) -> str:
+        tokenizer = trainer.datamodule.tokenizer_on_disk
+        ids = tokenizer.encode(prompt, prepend=tokenizer.bos_id)
+        module.eval()
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            new = complete(
+                module.gpt, ids, max_new_tokens=self.max_new_tokens, stop_ids=frozenset({tokenizer.bos_id})
+            )
+        module.train()
+        return tokenizer.decode(new)
+
+    def _log(self, trainer: Trainer, prompt: str, text: str) -> None:
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_sample"):
+                logger.log_sample(prompt, text, step=trainer.global_step)

@@ -1,0 +1,23 @@
+"""The run's plan, put into force: accumulation and horizon of the Trainer, and `plan.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nanochat_pl.system.files import write_json
+
+
+class TokenBudget(Callback):
+    """Make the Trainer stop after exactly the planned optimizer steps, each of exactly the planned tokens."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set what the Trainer's constructor could not know yet."""
+        if stage != "fit":
+            return
+        plan = pl_module.plan
+        trainer.accumulate_grad_batches = plan.accumulation
+        trainer.fit_loop.epoch_loop.max_steps = plan.steps
+        if trainer.is_global_zero:
+            write_json(Path(trainer.default_root_dir) / "plan.json", plan.to_dict())

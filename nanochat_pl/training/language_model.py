@@ -1,0 +1,162 @@
+"""LanguageModel: the LightningModule of pretraining, midtraining and SFT.
+
+It translates between the Trainer and a pure `GPT`, and does no work of its own: which rows are read and which
+targets count is the DataModule's business, how long and how large is `plan.py`'s, everything on the side is a
+callback's. The stages differ in their data and their YAML only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nanochat_pl.data.batch import Batch
+from nanochat_pl.evaluation.bits_per_byte import BitsPerByte
+from nanochat_pl.model.config import GPTConfig
+from nanochat_pl.model.gpt import GPT
+from nanochat_pl.optim.muon_adamw import MuonAdamW
+from nanochat_pl.optim.schedule import Schedule, apply_schedule
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.training.param_groups import param_groups
+from nanochat_pl.training.plan import Plan
+
+
+class LanguageModel(LightningModule):
+    """A GPT learning to predict the next token.
+
+    Args:
+        depth: number of layers, the one dial; width, heads, horizon and rates follow from it.
+        vocab_size: number of ids, specials included; must be the tokenizer's.
+        aspect_ratio: width per layer; the width is rounded up to whole heads.
+        head_dim: width of one attention head.
+        n_kv_head: key and value heads; null means as many as query heads.
+        tokens_per_parameter: training tokens per parameter; used where neither `--trainer.max_steps` nor
+            `target_flops` is given.
+        target_flops: total training FLOPs; takes precedence over `tokens_per_parameter`.
+        embedding_lr: AdamW's rate of the token embedding at width 768.
+        unembedding_lr: AdamW's rate of the output matrix at width 768.
+        matrix_lr: Muon's rate of all other matrices.
+        weight_decay: decoupled decay of Muon's matrices.
+        warmup_steps: steps over which the rates rise linearly from 0.
+        warmdown_ratio: last share of the steps over which they fall linearly.
+        final_lr_fraction: what they fall to, as a fraction.
+        compile: whether to compile the training step; null means where a compiler is found.
+    """
+
+    def __init__(
+        self,
+        depth: int = 20,
+        vocab_size: int = 65536,
+        aspect_ratio: int = 64,
+        head_dim: int = 128,
+        n_kv_head: int | None = None,
+        tokens_per_parameter: float = 20.0,
+        target_flops: float | None = None,
+        embedding_lr: float = 0.2,
+        unembedding_lr: float = 0.004,
+        matrix_lr: float = 0.02,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        warmdown_ratio: float = 0.2,
+        final_lr_fraction: float = 0.0,
+        compile: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.depth, self.vocab_size = depth, vocab_size
+        self.aspect_ratio, self.head_dim, self.n_kv_head = aspect_ratio, head_dim, n_kv_head
+        self.tokens_per_parameter, self.target_flops = tokens_per_parameter, target_flops
+        self.embedding_lr, self.unembedding_lr, self.matrix_lr = embedding_lr, unembedding_lr, matrix_lr
+        self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
+        self.warmdown_ratio, self.final_lr_fraction = warmdown_ratio, final_lr_fraction
+        self.compiles = compile
+        self.gpt: GPT | None = None
+        self.plan: Plan | None = None
+        self.schedule: Schedule | None = None
+
+    def gpt_config(self, sequence_len: int) -> GPTConfig:
+        """Return the shape of the network for rows of `sequence_len` tokens."""
+        return GPTConfig.from_depth(
+            self.depth,
+            vocab_size=self.vocab_size,
+            sequence_len=sequence_len,
+            aspect_ratio=self.aspect_ratio,
+            head_dim=self.head_dim,
+            n_kv_head=self.n_kv_head,
+        )
+
+    def follow(self, plan: Plan) -> None:
+        """Take the horizon from `plan`; rates, momentum and decay become functions of the step."""
+        self.plan = plan
+        self.schedule = Schedule(
+            steps=plan.steps,
+            warmup_steps=self.warmup_steps,
+            warmdown_ratio=self.warmdown_ratio,
+            final_lr_fraction=self.final_lr_fraction,
+        )
+
+    def configure_model(self) -> None:
+        """Build the network where it will live, once; a model that was given one keeps it."""
+        if self.gpt is None:
+            config = self.gpt_config(self.trainer.datamodule.sequence_len)
+            self.gpt = GPT.materialized(config, device=self.trainer.strategy.root_device)
+        if self.compiles and self.trainer.training:
+            self.gpt.compile(dynamic=False)  # in place: the names in the state dict stay as they are
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return logits (B, T, V) for ids (B, T)."""
+        return self.gpt.forward(ids)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss over the scored targets."""
+        return self.gpt(batch.inputs, batch.targets)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting nats and bytes from zero."""
+        tokenizer = self.trainer.datamodule.tokenizer_on_disk
+        self.bits_per_byte = BitsPerByte(tokenizer.token_bytes).to(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to bits per byte."""
+        self.bits_per_byte.update(self.gpt.token_losses(batch.inputs, batch.targets), batch.targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log bits per byte over all ranks."""
+        self.log("val/bpb", self.bits_per_byte.compute(), rank_zero_only=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the one optimizer; its schedule is applied in `on_before_optimizer_step`."""
+        groups = param_groups(
+            self.gpt,
+            embedding_lr=self.embedding_lr,
+            unembedding_lr=self.unembedding_lr,
+            matrix_lr=self.matrix_lr,
+            weight_decay=self.weight_decay,
+        )
+        return MuonAdamW(groups)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Set rate, momentum and decay of the step about to be taken: functions of its number, nothing to save."""
+        apply_schedule(optimizer, self.schedule, self.trainer.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop what Lightning would save and nobody restores: the loaders' own state is a batch ahead."""
+        checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
+
+
+def require_same_vocabulary(model: LanguageModel, vocab_size: int, where: str) -> None:
+    """Refuse a tokenizer of another size than the model.
+
+    Raises:
+        BadInput: the sizes differ.
+    """
+    if model.vocab_size != vocab_size:
+        raise BadInput(
+            f"model.init_args.vocab_size={model.vocab_size}, but the tokenizer {where} has {vocab_size} ids\n"
+            f"Add --model.init_args.vocab_size {vocab_size}, or train a tokenizer of {model.vocab_size} ids:\n"
+            f"python cli.py tokenizer train --corpus NAME|DIR --vocab_size {model.vocab_size}"
+        )
+

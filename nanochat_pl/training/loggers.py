@@ -1,0 +1,138 @@
+"""Where metrics go: lines of JSON in the run folder, TensorBoard, and the person watching.
+
+Callbacks hand a dictionary of names and the number of optimizer steps taken to every logger; none of them knows
+which loggers there are, and no logger changes what runs. One folder serves all restarts of a run. After a restart
+the steps since the last checkpoint are run again and logged again, equal to the last bit; the later line counts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+FILES = {"val": "val.jsonl", "core": "core.jsonl", "chat": "chat.jsonl"}
+
+
+class RunTensorBoard(TensorBoardLogger):
+    """TensorBoard in `<run>/logs`, x axis = optimizer steps taken.
+
+    Args:
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(save_dir=run_dir, name="logs", version="")
+
+    @rank_zero_only
+    def log_sample(self, prompt: str, text: str, step: int) -> None:
+        """Show a prompt and what the model made of it."""
+        self.experiment.add_text(f"samples/{prompt}", prompt + text, step)
+
+
+class _PlainLogger(Logger):
+    """What Lightning asks of a logger, for those that keep no experiment and no parameters."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run's `config.yaml` says it all."""
+
+
+class MetricsFiles(_PlainLogger):
+    """One JSON object a line in `<run>/metrics/{train,val,core,chat,samples}.jsonl`.
+
+    Args:
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.folder = run_dir / "metrics"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one line; the first part of a name chooses the file."""
+        family = next(iter(metrics)).split("/")[0]
+        self._append(FILES.get(family, "train.jsonl"), step, metrics)
+
+    @rank_zero_only
+    def log_sample(self, prompt: str, text: str, step: int) -> None:
+        """Append one line to `samples.jsonl`."""
+        self._append("samples.jsonl", step, {"prompt": prompt, "text": text})
+
+    def _append(self, name: str, step: int | None, facts: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"step": step, "time": time.time(), **facts})
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class Console(_PlainLogger):
+    """Progress for a person: one bar on a terminal, else plain lines, at most one every ten seconds.
+
+    Args:
+        steps: optimizer steps of the run.
+        stream: where to write.
+    """
+
+    def __init__(self, steps: int, stream: TextIO | None = None) -> None:
+        self.steps, self.stream = steps, stream or sys.stderr
+        self._bar: tqdm | None = None
+        self._last_line = 0.0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Show training progress; a validation result is always shown."""
+        if "val/bpb" in metrics:
+            self._say(f"step {step}/{self.steps} | bits per byte {metrics['val/bpb']:.4f}")
+        elif "train/loss" in metrics:
+            self._progress(metrics, step or 0)
+
+    def _progress(self, metrics: dict[str, float], step: int) -> None:
+        if self.stream.isatty():
+            self._update_bar(metrics, step)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or step == self.steps:
+            self._last_line = time.monotonic()
+            print(f"step {step}/{self.steps} | {_summary(metrics)}", file=self.stream, flush=True)
+
+    def _update_bar(self, metrics: dict[str, float], step: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=self.steps, initial=step, file=self.stream, unit="step", leave=True)
+        self._bar.set_postfix_str(_summary(metrics), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=self.stream)
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def finalize(self, status: str) -> None:
+        """Close the bar, so that what follows starts on a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    """Return loss, speed and time to go in one line."""
+    minutes, seconds = divmod(round(metrics["train/eta_s"]), 60)
+    hours, minutes = divmod(minutes, 60)
+    utilization = f" | mfu {metrics['train/mfu']:.1%}" if "train/mfu" in metrics else ""
+    return (
+        f"loss {metrics['train/loss']:.4f} | {metrics['train/tokens_per_s']:,.0f} tokens/s{utilization}"
+        f" | {hours}:{minutes:02d}:{seconds:02d} to go"
+    )
