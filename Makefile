@@ -1,0 +1,58 @@
+# The two commands of the README are `make demo` and `make test`; each works alone on a fresh clone with
+# Python, make and a C++ compiler. Rust comes from cargo, or from maturin where cargo is missing.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
+RUST_SOURCES := $(wildcard rustbpe/src/*.rs) rustbpe/Cargo.toml rustbpe/Cargo.lock
+PACKAGE := nanochat_pl tests benchmarks cli.py
+CARGO := cargo --locked
+CRATE := --manifest-path rustbpe/Cargo.toml
+
+.PHONY: demo test test-slow lint bench lock install clean
+
+demo: install
+	$(BIN)/python cli.py demo
+
+test: install
+	@if command -v cargo >/dev/null; then cargo test --locked --quiet $(CRATE); else echo "cargo is missing: the crate's own tests are skipped"; fi
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not gpu and not multi_gpu" --timeout 3600
+
+lint: install
+	$(BIN)/ruff format --check $(PACKAGE)
+	$(BIN)/ruff check $(PACKAGE)
+	$(BIN)/lint-imports
+	cargo fmt --check $(CRATE)
+	cargo clippy --locked --quiet --all-targets --all-features $(CRATE) -- -D warnings
+
+bench: install
+	@for file in benchmarks/*.py; do $(BIN)/python $$file; done
+
+lock: install
+	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev pyproject.toml -o requirements.lock
+
+install: $(STAMPS)/crate
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/packages: requirements.lock | $(STAMPS)/venv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@touch $@
+
+$(STAMPS)/crate: $(RUST_SOURCES) $(STAMPS)/packages
+	@if command -v cargo >/dev/null; \
+		then VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --skip-install; \
+		else $(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .; fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) rustbpe/target nanochat_pl/_rustbpe*.so

@@ -1,0 +1,122 @@
+"""The one entry of nanochat_pl: `python cli.py VERB …`. See `python cli.py --help` and docs/reference/cli.md.
+
+A verb is a function named here and imported when it is called; nothing heavier than the standard library is needed to
+print the list or to catch a mistyped verb. What a verb does stands with its function, not here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+from nanochat_pl.system import signals
+from nanochat_pl.system.errors import BadInput, Failure
+
+
+class Verb(NamedTuple):
+    """Where a verb's function stands, and one line about it."""
+
+    target: str
+    summary: str
+    parses_itself: bool = False
+
+
+VERBS = {
+    "fit": Verb("nanochat_pl.training.verbs:fit", "train a stage; the same command again continues", True),
+    "validate": Verb("nanochat_pl.training.verbs:validate", "bits per byte on the pinned validation split", True),
+    "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True),
+    "plan": Verb("nanochat_pl.training.verbs:plan", "every number of a run and where it comes from", True),
+    "data list": Verb("nanochat_pl.commands.data:list_corpora", "what the stages need, and what is here"),
+    "data check": Verb("nanochat_pl.commands.data:check", "verify sizes and hashes of what a stage needs"),
+    "data fetch": Verb("nanochat_pl.commands.data:fetch", "where to put what a stage needs"),
+    "data generate": Verb("nanochat_pl.commands.data:generate", "write the embedded world's shards"),
+    "data repackage": Verb("nanochat_pl.commands.data:repackage", "make shards from files of your own"),
+    "tokenizer train": Verb("nanochat_pl.commands.tokenizer:train", "train the byte-level BPE in Rust"),
+    "demo": Verb("nanochat_pl.demo:demo", "the whole road on a laptop, offline"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb and return the exit code: 0 done, 1 failed, 2 bad input, 75 preempted, 130 interrupted."""
+    debug = "--debug" in argv
+    argv = [arg for arg in argv if arg != "--debug"]
+    try:
+        return run(argv)
+    except (BadInput, Failure) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return signals.INTERRUPTED
+
+
+def run(argv: list[str]) -> int:
+    """Find the verb in the command line and call it with what follows."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    name, args = split_verb(argv)
+    if name == "fit" and not {"-h", "--help"} & set(args):
+        signals.listen()  # a stop signal during the imports below must not be lost, nor kill the run half-way
+    verb = VERBS[name]
+    module, function = verb.target.split(":")
+    target = getattr(import_module(module), function)
+    return target(args) if verb.parses_itself else call(name, target, args)
+
+
+def split_verb(argv: list[str]) -> tuple[str, list[str]]:
+    """Split a command line into a verb of one or two words and its arguments.
+
+    Raises:
+        BadInput: there is no such verb.
+    """
+    for words in (2, 1):
+        if " ".join(argv[:words]) in VERBS:
+            return " ".join(argv[:words]), argv[words:]
+    family = [name for name in VERBS if name.split()[0] == argv[0]]
+    typed = " ".join(argv[: 2 if family else 1])
+    near = get_close_matches(typed, family or [*VERBS, *{name.split()[0] for name in VERBS}], n=1, cutoff=0.5)
+    hint = f"Did you mean: python cli.py {near[0]}" if near else f"Choose one of: {', '.join(family or VERBS)}"
+    raise BadInput(f"no verb {typed!r}\n{hint}")
+
+
+def call(name: str, target: Callable[..., None], args: list[str]) -> int:
+    """Parse the arguments of a plain function from its signature, and call it."""
+    from jsonargparse import ArgumentParser
+
+    from nanochat_pl.system.parsing import Suggesting
+
+    class Parser(Suggesting, ArgumentParser):
+        """A plain verb's parser."""
+
+    parser = Parser(prog=f"cli.py {name}", description=VERBS[name].summary)
+    parser.add_function_arguments(target, as_positional=False)
+    namespace = parser.instantiate_classes(parser.parse_args(args))
+    target(**namespace.as_dict())
+    return 0
+
+
+def overview() -> str:
+    """Return the list of verbs."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: python cli.py VERB [options]      (python cli.py VERB --help explains one)",
+            "",
+            *lines,
+            "",
+            "--debug after any verb shows the traceback of an error.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.exit(code)

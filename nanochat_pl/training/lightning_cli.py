@@ -1,0 +1,241 @@
+"""The verbs of a stage: `fit`, `validate`, `predict` and `plan`, each from the same YAML.
+
+    YAML + options ─► StageCLI ─► LanguageModel, PretrainData ─► preflight ─► plan ─► Trainer ─► the verb
+
+One parser serves all verbs, without Lightning's subcommands: every verb needs the same objects. Everything that can be
+refused is refused before anything is created on the disk. Callbacks with settings are sections of their own
+(`checkpoint:`, `bits_per_byte:`, `samples:`), so that an overlay or an option sets one number of one of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from nanochat_pl.data import PretrainData
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.hardware import choose_precision
+from nanochat_pl.system.parsing import Suggesting
+from nanochat_pl.system.paths import run_dir
+from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
+from nanochat_pl.training.callbacks.exact_resume import ExactResume
+from nanochat_pl.training.callbacks.export import Export
+from nanochat_pl.training.callbacks.finite_guard import FiniteGuard
+from nanochat_pl.training.callbacks.manual_gc import ManualGC
+from nanochat_pl.training.callbacks.samples import Samples
+from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
+from nanochat_pl.training.callbacks.token_budget import TokenBudget
+from nanochat_pl.training.callbacks.train_log import TrainLog
+from nanochat_pl.training.checkpoint_io import AtomicCheckpointIO
+from nanochat_pl.training.language_model import LanguageModel
+from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
+from nanochat_pl.training.plan import Plan, make_plan
+
+SECTIONS = {"checkpoint": StepCheckpoint, "bits_per_byte": ValidationBitsPerByte, "samples": Samples}
+ALWAYS_ON = (TokenBudget, TrainLog, FiniteGuard, ManualGC, ExactResume, Export)
+OWN_PACKAGES = ("nanochat_pl.", "lightning.pytorch.")
+
+
+class StageParser(Suggesting, LightningArgumentParser):
+    """Lightning's parser with suggestions and without abbreviations."""
+
+    further_names = tuple(
+        name
+        for cls in (LanguageModel, PretrainData, Trainer, *SECTIONS.values())
+        for name in inspect.signature(cls.__init__).parameters
+        if name != "self"
+    )
+
+
+class StageCLI(LightningCLI):
+    """The objects of one stage, built from its configuration.
+
+    Args:
+        verb: what will be done with them.
+        args: the command line after the verb.
+    """
+
+    def __init__(self, verb: str, args: list[str]) -> None:
+        self.verb = verb
+        refuse_foreign_classes(args)
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            args=args,
+            parser_class=StageParser,
+            parser_kwargs={"prog": f"cli.py {verb}", "description": DESCRIPTIONS[verb]},
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=42,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks' sections and the verb's own options."""
+        for name, callback in SECTIONS.items():
+            parser.add_lightning_class_args(callback, name)
+        parser.add_argument("--run", type=str | None, help="Name of the run (default: stem of the first --config).")
+        parser.add_argument("--allow_external", type=bool, default=False, help="Accept class_path of any package.")
+        for option, settings in VERB_OPTIONS.get(self.verb, {}).items():
+            parser.add_argument(option, **settings)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and require what has no default."""
+        self.config = parser.parse_args(args)
+        if self.config.model is None or self.config.data is None:
+            raise BadInput(
+                f"{self.verb} needs a stage: no --config was given\n"
+                f"python cli.py {self.verb} --config configs/demo_base.yaml"
+            )
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run and settle precision and compilation by what the machine can do."""
+        self.run = self.config.run or Path(str(self.config.config[0])).stem
+        self.config.run = self.run
+        self.run_dir = run_dir(self.run)
+        choice = choose_precision(self.config.trainer.accelerator)
+        self.precision_reason = choice.reason if self.config.trainer.precision is None else "as asked"
+        self.precision = self.config.trainer.precision or choice.precision
+        self.compile_default = choice.compile_default
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer | None:
+        """Build the Trainer, except for a plan."""
+        if self.verb == "plan":
+            return None
+        section_names = self.parser.callback_keys
+        config = dict(self.config_init.trainer)
+        refuse_what_is_derived(config)
+        config |= {
+            "default_root_dir": str(self.run_dir),
+            "precision": self.precision,
+            "max_epochs": -1,  # the plan ends the run
+            "limit_val_batches": 0 if self.verb == "fit" else config["limit_val_batches"],
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,  # the data deals documents to ranks itself
+            "enable_progress_bar": False,  # `loggers.Console` shows progress
+            "enable_model_summary": False,
+            "plugins": [*(config["plugins"] or []), AtomicCheckpointIO()],
+            "callbacks": [
+                *(config["callbacks"] or []),
+                *(self.config_init[name] for name in section_names),
+                *(callback() for callback in ALWAYS_ON),
+            ],
+            "log_every_n_steps": config["log_every_n_steps"] or 10,
+        }
+        return Trainer(**config | {"logger": self._loggers(config["logger"])})
+
+    def _loggers(self, asked: Any) -> Any:
+        """Return the run's own loggers and those asked for; none outside of training."""
+        if self.verb != "fit":
+            return False
+        asked = asked if isinstance(asked, list) else [asked] if asked else []
+        return [RunTensorBoard(self.run_dir), MetricsFiles(self.run_dir), *asked]
+
+    def make_plan(self, world_size: int) -> Plan:
+        """Derive every number of the run for `world_size` ranks."""
+        model, data, trainer = self.model, self.datamodule, self.config.trainer
+        return make_plan(
+            model.gpt_config(data.sequence_len),
+            sequence_len=data.sequence_len,
+            device_batch_rows=data.device_batch_rows,
+            batch_tokens=data.batch_tokens,
+            world_size=world_size,
+            max_steps=trainer.max_steps if trainer.max_steps >= 0 else None,
+            target_flops=model.target_flops,
+            tokens_per_parameter=model.tokens_per_parameter,
+            embedding_lr=model.embedding_lr,
+            unembedding_lr=model.unembedding_lr,
+            matrix_lr=model.matrix_lr,
+            precision=str(self.precision),
+        )
+
+    def save_config(self) -> None:
+        """Write the resolved configuration; running from it gives the same losses."""
+        config = self.config.clone()
+        config.pop("config", None)
+        for option in VERB_OPTIONS["fit"]:
+            config.pop(option.removeprefix("--"), None)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.parser.save(config, str(self.run_dir / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
+
+
+VERB_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "fit": {"--fresh": {"action": "store_true", "help": "Start over; the old run is moved aside, never deleted."}},
+    "plan": {
+        "--devices": {"type": int | None, "help": "Plan for this many devices instead of this machine's."},
+        "--json": {"action": "store_true", "help": "Print JSON instead of a table."},
+    },
+    "predict": {
+        "--prompts": {"type": str | None, "help": "File with one prompt a line (default: those of `samples`)."},
+        "--max_new_tokens": {"type": int, "default": 32, "help": "Length of each continuation in tokens."},
+    },
+}
+
+DESCRIPTIONS = {
+    "fit": "Train a stage. The same command continues a run that was stopped.",
+    "validate": "Bits per byte on the pinned validation split.",
+    "predict": "Continue prompts.",
+    "plan": "Every number of a run and where it comes from, without touching a GPU or any data.",
+}
+
+
+def refuse_foreign_classes(args: list[str]) -> None:
+    """Refuse a `class_path` outside of this package before anything of it is imported.
+
+    Raises:
+        BadInput: a configuration file or an option names such a class and `--allow_external true` was not given.
+    """
+    if "--allow_external" in args or "--allow_external=true" in args:
+        return
+    named = [path for arg in args if arg.endswith((".yaml", ".yml")) for path in _class_paths(_read_yaml(arg.split("=")[-1]))]
+    named += [arg.split("=", 1)[1] for arg in args if arg.startswith("--") and ".class_path=" in arg]
+    named += [value for key, value in zip(args, args[1:], strict=False) if key.endswith(".class_path")]
+    for path in named:
+        if "." in path and not path.startswith(OWN_PACKAGES):
+            raise BadInput(
+                f"class_path: {path} is not of this package, and loading it would run its code\n"
+                "Add --allow_external true if you trust it."
+            )
+
+
+def _read_yaml(path: str) -> Any:
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError):
+        return None  # the parser will say what is wrong with it
+
+
+def _class_paths(node: Any) -> list[str]:
+    """Return every `class_path` in a configuration, at any depth."""
+    if isinstance(node, dict):
+        own = [node["class_path"]] if isinstance(node.get("class_path"), str) else []
+        return own + [path for value in node.values() for path in _class_paths(value)]
+    if isinstance(node, list):
+        return [path for value in node for path in _class_paths(value)]
+    return []
+
+
+def refuse_what_is_derived(trainer: dict[str, Any]) -> None:
+    """Refuse Trainer settings that the plan derives; accepting them would have no effect or a silent one.
+
+    Raises:
+        BadInput: such a setting was given.
+    """
+    instead = {
+        "accumulate_grad_batches": (1, "data.init_args.batch_tokens and data.init_args.device_batch_rows"),
+        "max_epochs": (None, "trainer.max_steps, model.init_args.tokens_per_parameter or target_flops"),
+        "val_check_interval": (None, "bits_per_byte.every_n_steps"),
+        "default_root_dir": (None, "--run NAME and NANOCHAT_BASE_DIR"),
+    }
+    for key, (default, remedy) in instead.items():
+        if trainer.get(key) not in (default, None):
+            raise BadInput(f"trainer.{key}={trainer[key]} has no effect here; set {remedy}")
+

@@ -1,0 +1,246 @@
+"""What `fit`, `validate`, `predict` and `plan` do with the objects of a stage.
+
+`fit` refuses before it creates: configuration, data, tokenizer, plan and checkpoint are all looked at first.
+Then the run folder appears, and the same command finds its way back into it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from nanochat_pl.artifacts import Artifact, load_artifact
+from nanochat_pl.inference.sampling import complete
+from nanochat_pl.model.gpt import GPT
+from nanochat_pl.system import signals
+from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
+from nanochat_pl.training.checkpoint_io import Receipt, newest_valid, receipts, refuse_other_model
+from nanochat_pl.training.language_model import require_same_vocabulary
+from nanochat_pl.training.lightning_cli import StageCLI
+from nanochat_pl.training.loggers import Console, MetricsFiles
+
+
+def fit(args: list[str]) -> int:
+    """Train the stage, or continue where a former start of the same run stopped."""
+    stage = _ready("fit", args)
+    world_size = stage.trainer.num_devices * stage.trainer.num_nodes
+    plan = stage.make_plan(world_size)
+    stage.model.follow(plan)
+    if stage.config.fresh:
+        _move_aside(stage.run_dir)
+    receipt = _resume_point(stage)
+    if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
+        _say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
+        _say("Add --fresh to start over; the old run is moved aside, not deleted.")
+        return 0
+    _say(plan.table())
+    _say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
+    if rank_zero_only.rank == 0:
+        stage.save_config()
+    stage.trainer.loggers.append(Console(plan.steps))
+    stage.trainer.strategy.checkpoint_io.facts = {
+        "model": stage.model.gpt_config(stage.datamodule.sequence_len).to_dict(),
+        "world_size": world_size,
+    }
+    return _train(stage, receipt)
+
+
+def _train(stage: StageCLI, receipt: Receipt | None) -> int:
+    """Run the Trainer and translate how it ended into an exit code."""
+    if receipt:
+        _say(f"continuing {stage.run} from step {receipt.step}")
+    try:
+        stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=receipt and str(receipt.path))
+    except SystemExit:
+        if signals.first_received() == signal.SIGINT:
+            raise KeyboardInterrupt from None  # Lightning turns the second Ctrl-C into exit(1)
+        raise
+    stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, StepCheckpoint)).stopped_by
+    if stopped_by:
+        _say(f"stopped by {signal.Signals(stopped_by).name} at step {stage.trainer.global_step}, state saved; run again")
+        # Lightning's launcher takes any other rank's non-zero exit for a crash and kills the rest.
+        return signals.exit_code(stopped_by) if rank_zero_only.rank == 0 else 0
+    _say(f"{stage.run} is finished: {stage.trainer.global_step} steps, artifact in {stage.run_dir / 'artifact'}")
+    return 0
+
+
+def validate(args: list[str]) -> int:
+    """Print bits per byte of the run's model and append it to `metrics/val.jsonl`."""
+    stage = _ready("validate", args)
+    step = _load_model(stage)
+    (metrics,) = stage.trainer.validate(stage.model, datamodule=stage.datamodule, verbose=False)
+    if rank_zero_only.rank == 0:
+        MetricsFiles(stage.run_dir).log_metrics({"val/bpb": metrics["val/bpb"]}, step=step)
+        print(f"{stage.run} step {step}: val/bpb {metrics['val/bpb']:.4f}")
+    return 0
+
+
+def predict(args: list[str]) -> int:
+    """Print each prompt with its continuation and append it to `metrics/predictions.jsonl`."""
+    stage = _ready("predict", args)
+    step = _load_model(stage)
+    tokenizer, config = stage.datamodule.tokenizer_on_disk, stage.config
+    lines = stage.run_dir / "metrics" / "predictions.jsonl"
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    for prompt in _prompts(stage):
+        ids = tokenizer.encode(prompt, prepend=tokenizer.bos_id)
+        stop = frozenset({tokenizer.bos_id})
+        text = tokenizer.decode(complete(stage.model.gpt, ids, max_new_tokens=config.max_new_tokens, stop_ids=stop))
+        print(f"{prompt}|{text}", flush=True)
+        with lines.open("a", encoding="utf-8") as file:
+            facts = {"step": step, "time": time.time(), "prompt": prompt, "text": text}
+            file.write(json.dumps(facts) + "\n")
+    return 0
+
+
+def _prompts(stage: StageCLI) -> list[str]:
+    """Return the prompts of the file asked for, else those of the `samples` section."""
+    if stage.config.prompts is None:
+        return list(stage.config_init.samples.prompts)
+    try:
+        lines = Path(stage.config.prompts).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BadInput(f"--prompts {stage.config.prompts}: {error.strerror}") from None
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise BadInput(f"--prompts {stage.config.prompts}: the file has no prompt, one a line")
+    return prompts
+
+
+def plan(args: list[str]) -> int:
+    """Print the plan as a table or as JSON."""
+    stage = StageCLI("plan", args)
+    made = stage.make_plan(stage.config.devices or _devices(stage.config.trainer))
+    print(json.dumps(made.to_dict(), indent=1) if stage.config.json else made.table())
+    return 0
+
+
+def _devices(trainer: Any) -> int:
+    """Return how many processes the configuration would start on this machine."""
+    devices = trainer.devices
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if isinstance(devices, list):
+        devices = len(devices)
+    if not isinstance(devices, int) or devices < 1:
+        devices = max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
+    return devices * trainer.num_nodes
+
+
+def _ready(verb: str, args: list[str]) -> StageCLI:
+    """Build a stage and make sure its data and its tokenizer are here and fit the model."""
+    _quieten()
+    stage = StageCLI(verb, args)
+    data = stage.datamodule
+    data.config_path = str(stage.config.config[0])
+    stage.model.gpt_config(data.sequence_len)
+    data.preflight()
+    require_same_vocabulary(stage.model, data.tokenizer_on_disk.vocab_size, str(data.tokenizer_folder))
+    return stage
+
+
+def _set_compile(stage: StageCLI) -> bool:
+    if stage.model.compiles is None:
+        stage.model.compiles = stage.compile_default
+    return stage.model.compiles
+
+
+def _resume_point(stage: StageCLI) -> Receipt | None:
+    """Return the checkpoint to continue from, None for a new run."""
+    found = newest_valid(stage.run_dir / "checkpoints")
+    for sentence in found.rejected:
+        _say(f"warning: {sentence}; using an older checkpoint")
+    if found.receipt:
+        refuse_other_model(found.receipt, stage.model.gpt_config(stage.datamodule.sequence_len).to_dict())
+    elif any(file for file in found.rejected if "finished" not in file):
+        raise Failure(
+            f"{stage.run_dir / 'checkpoints'}: no checkpoint is intact; nothing was overwritten\n"
+            "Add --fresh to start over; the old run is moved aside, not deleted."
+        )
+    return found.receipt
+
+
+def _move_aside(folder: Path) -> None:
+    """Rename an old run's folder to the first free `<run>.old-N`; only the first process of a launch does."""
+    if rank_zero_only.rank != 0 or not folder.exists():
+        return
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(target)
+    _say(f"the old run is now {target}")
+
+
+def _load_model(stage: StageCLI) -> int:
+    """Give the stage its trained weights: the artifact's, or a newer checkpoint's. Return their step."""
+    artifact = _artifact_of(stage.run_dir)
+    newest = next(iter(receipts(stage.run_dir / "checkpoints")), None)
+    if artifact and (newest is None or newest.step <= artifact.provenance["step"]):
+        _require_same_tokenizer(stage, artifact)
+        stage.model.gpt = artifact.gpt
+        return artifact.provenance["step"]
+    if newest is None:
+        raise Failure(
+            f"{stage.run_dir}: no trained model here\n"
+            f"Train it first: python cli.py fit --config {stage.config.config[0]}"
+        )
+    return _load_checkpoint(stage)
+
+
+def _load_checkpoint(stage: StageCLI) -> int:
+    receipt = _resume_point(stage)
+    if receipt is None:
+        raise Failure(f"{stage.run_dir / 'checkpoints'}: no checkpoint is intact")
+    weights = torch.load(receipt.path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    gpt = GPT.materialized(stage.model.gpt_config(stage.datamodule.sequence_len), device="cpu")
+    gpt.load_state_dict({name.removeprefix("gpt."): value for name, value in weights.items()})
+    stage.model.gpt = gpt.eval()
+    return receipt.step
+
+
+def _artifact_of(run: Path) -> Artifact | None:
+    folder = run / "artifact"
+    return load_artifact(folder) if folder.exists() else None
+
+
+def _require_same_tokenizer(stage: StageCLI, artifact: Artifact) -> None:
+    data = stage.datamodule
+    if artifact.tokenizer.fingerprint != data.tokenizer_on_disk.fingerprint:
+        raise Failure(
+            f"{data.tokenizer_folder}: not the tokenizer {stage.run} was trained with; it was replaced since\n"
+            f"Use the run's own: --data.init_args.tokenizer {artifact.folder}"
+        )
+
+
+def _quieten() -> None:
+    """Silence what Lightning says of choices made here on purpose."""
+    import logging
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*srun.*command is available.*",
+        ".*LeafSpec.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*args parameter is intended to run from within Python.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _say(text: str) -> None:
+    """Tell the person watching, once: on stderr, from rank 0."""
+    if rank_zero_only.rank == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
