@@ -49,4 +49,4 @@ class BitsPerByte(Metric):
         """Return bits per byte, a 0-d float64; infinite where no byte was scored."""
         if self.bytes == 0:
             return torch.full_like(self.nats, math.inf)
-        return self.nats / (math.log(2) * self.bytes)
+        return self.nats / (math.log(2) * self.bytes.double())

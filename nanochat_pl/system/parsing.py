@@ -15,7 +15,7 @@ from typing import Any
 
 from nanochat_pl.system.errors import BadInput
 
-SIMILAR_ENOUGH = 0.6
+SIMILAR_ENOUGH, ALMOST_EQUAL = 0.6, 0.9
 
 
 class Suggesting:
@@ -58,12 +58,12 @@ def nearest(wrong: str, known: Iterable[str]) -> str | None:
     """Return the known name most like `wrong`, as long as it would be typed in its place; None if nothing is near."""
     names = sorted(set(known))
     leaves = {name.split(".")[-1].removeprefix("--"): name for name in names}
-    if matches := get_close_matches(wrong, names, n=1, cutoff=SIMILAR_ENOUGH):
-        return matches[0]
     head, dot, leaf = wrong.rpartition(".")
+    if matches := get_close_matches(wrong, names, n=1, cutoff=ALMOST_EQUAL):
+        return matches[0]
     if matches := get_close_matches(leaf.removeprefix("--"), leaves, n=1, cutoff=SIMILAR_ENOUGH):
         return f"{head}{dot}{matches[0]}" if dot else leaves[matches[0]]
-    return None
+    return next(iter(get_close_matches(wrong, names, n=1, cutoff=SIMILAR_ENOUGH)), None)
 
 
 def _essence(message: str) -> str:

@@ -1,0 +1,40 @@
+"""A file is complete or absent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nanochat_pl.system.files import atomic_write, remove_leftovers, sha256_of, temporary_beside, write_json
+
+
+def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
+    target = tmp_path / "a.json"
+    write_json(target, {"old": 1})
+    with pytest.raises(KeyError), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert target.read_text() == '{\n "old": 1\n}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_temporary_lies_in_the_folder_of_its_target(tmp_path):
+    assert temporary_beside(tmp_path / "a").parent == tmp_path
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".a.{dead.pid}.tmp").touch()
+    (tmp_path / f".a.{os.getppid()}.tmp").touch()
+    (tmp_path / ".notes.tmp").touch()
+    assert [path.name for path in remove_leftovers(tmp_path)] == [f".a.{dead.pid}.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f".a.{os.getppid()}.tmp", ".notes.tmp"])
