@@ -243,7 +243,7 @@ SUM_OPENINGS = (
 PEOPLE = ("Mila", "Tom", "Nora", "Ben", "Lucy", "Sam", "Rosa", "Paul")
 STORY_SLOTS = {
     "friend": PEOPLE,
-    "heroes": ("the children", "two friends", "three sisters", "the sailors", "the neighbours", "the cousins"),
+    "heroes": ("the children", "two friends", "two sisters", "the sailors", "the neighbours", "the cousins"),
     "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
     "place": (
         "the market", "the harbour", "the old mill", "the forest", "the library", "the garden", "the lake",
@@ -466,9 +466,9 @@ def _list(rng: Random, towns: list[Town], key: str) -> str:
 
 
 def _prose(rng: Random) -> str:
-    """Draft a document without any town."""
-    drafts: tuple[Callable[[Random], str], ...] = (_story, _spelling_lesson, _spelling_lesson, _sums_lesson)
-    return rng.choice(drafts)(rng)
+    """Draft a document without any town: three spelling lessons to two stories and one lesson in sums."""
+    drafts: tuple[Callable[[Random], str], ...] = (_spelling_lesson, _story, _sums_lesson)
+    return rng.choices(drafts, weights=(3, 2, 1))[0](rng)
 
 
 def _story(rng: Random) -> str:
