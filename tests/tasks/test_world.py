@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from hashlib import sha256
 from itertools import islice
@@ -17,6 +18,7 @@ from nanochat_pl.tasks.world import (
     ATTRIBUTES,
     ENDINGS,
     STEMS,
+    VAL_SHARE,
     World,
     block_length,
     document,
@@ -202,6 +204,8 @@ def test_no_text_stands_in_both_splits(texts: list[str], val_texts: list[str]):
     assert set(texts).isdisjoint(val_texts)
     assert len(set(texts)) == len(texts)
     assert len(set(val_texts)) == len(val_texts)
+    assert {zlib.crc32(text.encode()) % VAL_SHARE for text in val_texts} == {0}
+    assert {zlib.crc32(text.encode()) % VAL_SHARE for text in texts} == set(range(1, VAL_SHARE))
 
 
 def test_documents_are_plain_english_text(texts: list[str], val_texts: list[str]):
