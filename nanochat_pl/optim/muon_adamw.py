@@ -1,0 +1,224 @@
+"""MuonAdamW: one optimizer for a whole GPT, Muon for matrices and AdamW for the rest, at any world size.
+
+Groups of kind "muon" hold 2-D weights. Per step:
+
+    gradient ─► momentum (Nesterov) ─► stack same shapes ─► orthogonalize ─► decay, then update scaled by the shape
+
+Groups of kind "adamw" are textbook AdamW, torch's fused kernel. Gradients arrive averaged over ranks, each rank takes
+the same step, and state belongs to a parameter, never to a stack or a rank. Which parameter goes where is decided in
+`training/param_groups.py`, how the rates move in `schedule.py`.
+
+Letters: K matrices of one shape, m rows, n columns.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from nanochat_pl.system.hardware import has_fast_bf16
+
+# (a, b, c) of one iteration X <- a X + (b A + c A^2) X with A = X X^T: Amsel et al. 2025, arXiv:2505.16932, for 5
+# iterations, safety factor 2e-2, cushion 2.
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+NORM_MARGIN = 1.01  # singular values must not exceed 1, whatever rounding does
+SMALLEST_NORM = 1e-7  # a zero gradient stays zero
+
+KINDS: dict[str, dict[str, Any]] = {
+    "muon": {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0},
+    "adamw": {"lr": 1e-3, "betas": (0.8, 0.95), "eps": 1e-10, "weight_decay": 0.0, "fused": True},
+}
+
+
+def orthogonalize(update: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Replace each matrix by (nearly) the nearest semi-orthogonal one: singular values go to 1, zeros stay zero.
+
+    Args:
+        update: (..., m, n) momentum-averaged gradients, any float dtype. Not modified.
+        steps: polar iterations, 1 to 5 (the length of the coefficient table).
+        dtype: in which to compute; default bfloat16 where the device is fast at it, else float32.
+
+    Returns:
+        (..., m, n) in the dtype of `update`.
+
+    Raises:
+        ValueError: `update` has fewer than two dimensions (give vectors to AdamW), or `steps` is out of range.
+
+    Source:
+        Amsel et al. 2025, arXiv:2505.16932 (coefficients); Jordan 2024 (Muon).
+    """
+    if update.ndim < 2:
+        raise ValueError(
+            f"orthogonalize: a tensor of shape {tuple(update.shape)} is no matrix; give vectors to AdamW"
+        )
+    if not 1 <= steps <= len(POLAR_EXPRESS):
+        raise ValueError(f"orthogonalize: steps={steps} is not between 1 and {len(POLAR_EXPRESS)}")
+    m, n = update.shape[-2:]
+    norm = torch.linalg.matrix_norm(update, keepdim=True)
+    x = update / (norm * NORM_MARGIN + SMALLEST_NORM)
+    x = x.to(dtype or fast_dtype(update.device)).reshape(-1, m, n)  # (K, m, n)
+    x = x.mT if m > n else x  # the Gram matrix is the smaller one
+    for a, b, c in POLAR_EXPRESS[:steps]:
+        gram = x @ x.mT  # (K, r, r), r = min(m, n)
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, gram, x, beta=a)
+    x = x.mT if m > n else x
+    return x.reshape(update.shape).to(update.dtype)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype in which `device` multiplies matrices fastest at sufficient precision."""
+    return torch.bfloat16 if has_fast_bf16(device.type) else torch.float32
+
+
+class MuonAdamW(Optimizer):
+    """Muon and AdamW behind one `torch.optim.Optimizer`.
+
+    Parameters without a gradient are skipped: neither weight nor state changes by a bit.
+
+    Args:
+        groups: dictionaries with `params`, `kind` ("muon" or "adamw") and any of that kind's settings in `KINDS`.
+            Further keys, such as `name`, are kept. Rate and decay as given become `initial_lr` and
+            `initial_weight_decay`, from which a schedule starts.
+        orthogonalize_dtype: in which Muon's iterations compute; default as in `orthogonalize`.
+
+    Raises:
+        ValueError: a group has no known kind, a number is out of range, a Muon parameter is not a matrix, or a
+            parameter has fewer than 32 bits.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], *, orthogonalize_dtype: torch.dtype | None = None
+    ) -> None:
+        self.orthogonalize_dtype = orthogonalize_dtype
+        super().__init__(groups, {})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Check a group, fill in its kind's defaults, and add it."""
+        kind = param_group.get("kind")
+        if kind not in KINDS:
+            raise ValueError(
+                f"group {param_group.get('name', '')!r}: kind={kind!r} is not one of {sorted(KINDS)}"
+            )
+        group = KINDS[kind] | param_group
+        group = {"initial_lr": group["lr"], "initial_weight_decay": group["weight_decay"]} | group
+        _check_numbers(group)
+        super().add_param_group(group)
+        _check_parameters(self.param_groups[-1])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: computes loss and gradients; called first, with gradients enabled.
+
+        Returns:
+            What the closure returned, None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self._step_muon(params, group) if group["kind"] == "muon" else self._step_adamw(params, group)
+        return loss
+
+    def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices, those of one shape together."""
+        by_shape: dict[Any, list[Tensor]] = defaultdict(list)
+        for param in params:
+            by_shape[param.shape, param.device, param.dtype].append(param)
+        for stack in by_shape.values():
+            self._step_stack(stack, group)
+
+    def _step_stack(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Update K matrices of one shape."""
+        momentum, lr = group["momentum"], group["lr"]
+        buffers = [self._momentum_buffer(param) for param in params]
+        gradients = [param.grad for param in params]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        update = torch.stack(gradients)  # (K, m, n)
+        torch._foreach_lerp_(update.unbind(), buffers, momentum)  # Nesterov: look one step ahead
+        update = orthogonalize(update, dtype=self.orthogonalize_dtype)
+        m, n = update.shape[-2:]
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(params, update.unbind(), alpha=-lr * max(1.0, m / n) ** 0.5)
+
+    def _momentum_buffer(self, param: Tensor) -> Tensor:
+        """Return the running average of a parameter's gradients, zero at first."""
+        state = self.state[param]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        return state["momentum_buffer"]
+
+    def _step_adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of any shape."""
+        states = [self._moments(param) for param in params]
+        beta1, beta2 = group["betas"]
+        adamw(
+            params,
+            [param.grad for param in params],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=group["fused"],
+            amsgrad=False,
+            maximize=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+        )
+
+    def _moments(self, param: Tensor) -> dict[str, Tensor]:
+        """Return a parameter's moments and count of updates, zero at first."""
+        state = self.state[param]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+        return state
+
+
+def _check_numbers(group: dict[str, Any]) -> None:
+    """Refuse settings no run could mean."""
+    where = f"group {group.get('name', group['kind'])!r}"
+    for key in ("lr", "weight_decay", "eps"):
+        if group.get(key, 0.0) < 0.0:
+            raise ValueError(f"{where}: {key}={group[key]} is negative")
+    for beta in (group["momentum"],) if group["kind"] == "muon" else group["betas"]:
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"{where}: momentum or beta {beta} is not in [0, 1)")
+
+
+def _check_parameters(group: dict[str, Any]) -> None:
+    """Refuse parameters that the group's kind cannot train well."""
+    where = f"group {group.get('name', group['kind'])!r}"
+    for param in group["params"]:
+        if param.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{where}: a parameter is {param.dtype}, in which small updates are lost; keep float32 weights "
+                "and let autocast compute in bfloat16 (precision bf16-mixed)"
+            )
+        if group["kind"] == "muon" and param.ndim != 2:
+            raise ValueError(
+                f"{where}: shape {tuple(param.shape)} is no matrix; give it to a group of kind 'adamw'"
+            )
