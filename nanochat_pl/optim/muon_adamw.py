@@ -2,11 +2,11 @@
 
 Groups of kind "muon" hold 2-D weights. Per step:
 
-    gradient ─► momentum (Nesterov) ─► stack same shapes ─► orthogonalize ─► decay, then update scaled by the shape
+    gradient ─► momentum (Nesterov) ─► stack same shapes ─► orthogonalize ─► decay, then add, scaled by shape
 
-Groups of kind "adamw" are textbook AdamW, torch's fused kernel. Gradients arrive averaged over ranks, each rank takes
-the same step, and state belongs to a parameter, never to a stack or a rank. Which parameter goes where is decided in
-`training/param_groups.py`, how the rates move in `schedule.py`.
+Groups of kind "adamw" are textbook AdamW, by torch's fused kernel. Gradients arrive averaged over ranks, each
+rank takes the same step, and state belongs to a parameter, never to a stack or a rank. Which parameter goes
+where is decided in `training/param_groups.py`, how the rates move in `schedule.py`.
 
 Letters: K matrices of one shape, m rows, n columns.
 """
@@ -24,8 +24,8 @@ from torch.optim.adamw import adamw
 
 from nanochat_pl.system.hardware import has_fast_bf16
 
-# (a, b, c) of one iteration X <- a X + (b A + c A^2) X with A = X X^T: Amsel et al. 2025, arXiv:2505.16932, for 5
-# iterations, safety factor 2e-2, cushion 2.
+# (a, b, c) of each iteration X <- a X + (b A + c A^2) X with A = X X^T: Amsel et al. 2025, arXiv:2505.16932,
+# for 5 iterations, safety factor 2e-2, cushion 2.
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def orthogonalize(update: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Replace each matrix by (nearly) the nearest semi-orthogonal one: singular values go to 1, zeros stay zero.
+    """Replace each matrix by (nearly) the nearest semi-orthogonal one: singular values go to 1, zeros stay.
 
     Args:
         update: (..., m, n) momentum-averaged gradients, any float dtype. Not modified.
@@ -54,7 +54,7 @@ def orthogonalize(update: Tensor, steps: int = 5, *, dtype: torch.dtype | None =
         (..., m, n) in the dtype of `update`.
 
     Raises:
-        ValueError: `update` has fewer than two dimensions (give vectors to AdamW), or `steps` is out of range.
+        ValueError: `update` has fewer than two dimensions (give vectors to AdamW), or `steps` out of range.
 
     Source:
         Amsel et al. 2025, arXiv:2505.16932 (coefficients); Jordan 2024 (Muon).
@@ -89,14 +89,14 @@ class MuonAdamW(Optimizer):
     Parameters without a gradient are skipped: neither weight nor state changes by a bit.
 
     Args:
-        groups: dictionaries with `params`, `kind` ("muon" or "adamw") and any of that kind's settings in `KINDS`.
+        groups: dictionaries with `params`, `kind` ("muon" or "adamw") and settings of that kind in `KINDS`.
             Further keys, such as `name`, are kept. Rate and decay as given become `initial_lr` and
             `initial_weight_decay`, from which a schedule starts.
         orthogonalize_dtype: in which Muon's iterations compute; default as in `orthogonalize`.
 
     Raises:
-        ValueError: a group has no known kind, a number is out of range, a Muon parameter is not a matrix, or a
-            parameter has fewer than 32 bits.
+        ValueError: a group has no known kind, a number is out of range, a Muon parameter is not a matrix, or
+            a parameter has fewer than 32 bits.
     """
 
     def __init__(
@@ -134,8 +134,10 @@ class MuonAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
-            if params:
-                self._step_muon(params, group) if group["kind"] == "muon" else self._step_adamw(params, group)
+            if group["kind"] == "muon":
+                self._step_muon(params, group)
+            elif params:
+                self._step_adamw(params, group)
         return loss
 
     def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -215,8 +217,8 @@ def _check_parameters(group: dict[str, Any]) -> None:
     for param in group["params"]:
         if param.dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"{where}: a parameter is {param.dtype}, in which small updates are lost; keep float32 weights "
-                "and let autocast compute in bfloat16 (precision bf16-mixed)"
+                f"{where}: a parameter is {param.dtype}, in which small updates are lost; "
+                "keep float32 weights and compute in bfloat16 (trainer.precision bf16-mixed)"
             )
         if group["kind"] == "muon" and param.ndim != 2:
             raise ValueError(

@@ -1,11 +1,11 @@
-"""Rates as functions: which rate each group has at which width, and how rate, momentum and decay move with the step.
+"""Rates, momentum and decay as functions of the step, and the rate of each group as a function of the width.
 
-Pure Python. Steps count from 0: the first update is step 0, the last is `steps - 1`. Nothing here has state, so
-there is nothing to save and a resumed run sees the same numbers. The optimizer itself is in `muon_adamw.py`.
+Pure Python. Steps count from 0: the first update is step 0, the last is `steps - 1`. Nothing here has state:
+there is nothing to save, and a resumed run sees the same numbers. The optimizer is in `muon_adamw.py`.
 
-         rate ┌──────────────────────┐
-     warm-up ╱                        ╲ warm-down            (defaults: no warm-up, warm-down over the last fifth)
-            ╱                          ╲
+         rate ┌────────────────────┐
+     warm-up ╱                      ╲ warm-down    (by default no warm-up, and warm-down over the last fifth)
+            ╱                        ╲
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def learning_rates(
 ) -> dict[str, float]:
     """Return the initial rate of each parameter group of a GPT of width `n_embd`.
 
-    Every stage and the plan take their rates from here. AdamW's scale with (width / 768)^-0.5; Muon's do not: an
-    orthogonal update has the same size at any width.
+    Every stage and the plan take their rates from here. AdamW's scale with (width / 768)^-0.5. Muon's does not:
+    an orthogonal update has the same size at any width.
     """
     scale = (n_embd / TUNED_WIDTH) ** -0.5
     return {"embedding": embedding_lr * scale, "unembedding": unembedding_lr * scale, "matrix": matrix_lr}
@@ -36,10 +36,10 @@ def lr_multiplier(
 ) -> float:
     """Return the factor on the initial rates at `step` of `steps`.
 
-    Warm-up: (step + 1) / warmup_steps, so step 0 already learns and step `warmup_steps - 1` has the full rate.
-    Warm-down: over W = round(warmdown_ratio * steps), linear in (steps - step) / W; step `steps - W` is the last
-    at the full rate, and the final fraction itself would be reached at `steps`, one after the last update: no
-    update is spent at rate 0. Where the two overlap, the smaller counts.
+    Warm-up: (step + 1) / warmup_steps, so step 0 already learns, step `warmup_steps - 1` at the full rate.
+    Warm-down over W = round(warmdown_ratio * steps): linear in (steps - step) / W. Step `steps - W` is the
+    last at the full rate; the final fraction would be reached at `steps`, one after the last update, so that
+    none is spent at rate 0. Where the two overlap, the smaller counts.
     """
     warmdown_steps = round(warmdown_ratio * steps)
     rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
@@ -54,9 +54,9 @@ def muon_momentum(step: int, *, start: float = 0.85, end: float = 0.95, ramp_ste
 
 
 def weight_decay_multiplier(step: int, steps: int, *, final_fraction: float = 1.0) -> float:
-    """Return the factor on the initial weight decay: half a cosine from 1 at step 0 to `final_fraction` at `steps`.
+    """Return the factor on the initial weight decay at `step` of `steps`.
 
-    The default final fraction of 1 keeps the decay constant.
+    Half a cosine from 1 at step 0 to `final_fraction` at `steps`; the default of 1 keeps the decay constant.
     """
     left = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
     return left + (1.0 - left) * final_fraction
@@ -131,7 +131,7 @@ class HasParamGroups(Protocol):
 def apply_schedule(optimizer: HasParamGroups, schedule: Schedule, step: int) -> None:
     """Set rate, momentum and decay of the update number `step`, before it is taken.
 
-    Every group carries `initial_lr` and `initial_weight_decay`; only groups of kind "muon" have their momentum moved.
+    Every group carries `initial_lr` and `initial_weight_decay`; only groups of kind "muon" have momentum.
     """
     lr, decay, momentum = schedule.lr(step), schedule.weight_decay(step), schedule.momentum(step)
     for group in optimizer.param_groups:

@@ -1,7 +1,7 @@
-"""What this machine can do: peak rates of known GPUs, bf16 on the CPU, a compiler, and the precision that follows.
+"""What a machine can do: peak rates of GPUs, bf16 on the CPU, a compiler, and the precision that follows.
 
-Functions only; nothing is looked up at import, and torch is imported by the functions that need it. What is not known
-is None, never a number of another device.
+Functions only; nothing is looked up at import, and torch is imported by the functions that need it. What is
+not known is None, never a number of another device.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import re
 import shlex
 import shutil
+import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -25,7 +27,7 @@ class Gpu(NamedTuple):
 
     Args:
         name: as people call it.
-        words: words of the name the driver reports that tell it from all others, alternatives separated by "|".
+        words: words of the name the driver reports that tell it from others; alternatives separated by "|".
         peak_flops_per_s: bfloat16 matrix multiplication with fp32 accumulation, without sparsity.
         memory_bytes: nominal capacity.
         bandwidth_bytes_per_s: of its memory.
@@ -47,7 +49,7 @@ GPUS = (
     _gpu("B200", "b200", 2250, 180, 8000),
     _gpu("H200 NVL", "h200 nvl", 836, 141, 4800),
     _gpu("H200", "h200", 989, 141, 4800),
-    _gpu("GH200 96GB", "gh200 480gb", 989, 96, 4000),
+    _gpu("GH200", "gh200 480gb|gh200 120gb", 989, 96, 4000),
     _gpu("H100 SXM", "h100 hbm3|h100 sxm|h100 sxm5", 989, 80, 3350),
     _gpu("H100 NVL", "h100 nvl", 835, 94, 3900),
     _gpu("H100 PCIe", "h100 pcie|h100 hbm2e", 756, 80, 2000),
@@ -69,8 +71,9 @@ GPUS = (
     _gpu("RTX 4090", "rtx 4090", 165.2, 24, 1008),
     _gpu("RTX 3090", "rtx 3090", 71, 24, 936),
 )
-# Words that make another product of a name, with other rates: a slice of a GPU, a laptop's, a cut-down or raised one.
-OTHER_PRODUCT = frozenset({"mig", "laptop", "mobile", "max", "d", "ti", "super", "vgpu"})
+# Words that make another product of a name, with other rates: a slice of a GPU (MIG, or a virtual one such as
+# "A40-48Q"), a laptop's, a cut-down or a raised one.
+OTHER_PRODUCT = re.compile(r"mig|laptop|mobile|max|d|ti|super|vgpu|\d+[abcq]")
 
 
 def find_gpu(device_name: str) -> Gpu | None:
@@ -80,10 +83,26 @@ def find_gpu(device_name: str) -> Gpu | None:
         `find_gpu("NVIDIA H100 80GB HBM3").name == "H100 SXM"`
     """
     words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
-    if words & OTHER_PRODUCT:
+    if any(OTHER_PRODUCT.fullmatch(word) for word in words):
         return None
-    fitting = [gpu for gpu in GPUS for names in gpu.words.split("|") if words.issuperset(names.split())]
-    return max(fitting, key=lambda gpu: gpu.words.count(" "), default=None)
+    told = ((gpu, names.split()) for gpu in GPUS for names in gpu.words.split("|"))
+    fitting = [(len(names), gpu) for gpu, names in told if words.issuperset(names)]
+    return max(fitting, default=(0, None), key=lambda fit: fit[0])[1]  # the most words tell most exactly
+
+
+def gpu_to_plan_for(accelerator: str) -> Gpu | None:
+    """Return the GPU a run on `accelerator` ("auto", "gpu", "cuda", "cpu", …) will most likely use.
+
+    That is this machine's or, where it has none, an H100 whose name says "assumed". None where nobody knows.
+    """
+    import torch
+
+    if accelerator not in ("auto", "gpu", "cuda"):
+        return None
+    if torch.cuda.is_available():
+        return gpu_of(torch.device("cuda"))
+    common = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
+    return common._replace(name=f"{common.name} (assumed, no GPU here)")
 
 
 def gpu_of(device: torch.device) -> Gpu | None:
@@ -145,13 +164,15 @@ def cuda_has_bf16() -> bool:
 
 def has_fast_bf16(device_type: str) -> bool:
     """Tell whether a kind of device ("cpu", "cuda", …) multiplies bfloat16 matrices faster than float32."""
-    return {"cpu": cpu_has_fast_bf16, "cuda": cuda_has_bf16}.get(device_type, bool)()
+    if device_type == "cpu":
+        return cpu_has_fast_bf16()
+    return device_type == "cuda" and cuda_has_bf16()
 
 
-def has_compiler(*names: str) -> bool:
-    """Tell whether a C++ compiler is found: `$CXX`, or one of `names` (default: g++, clang++, c++)."""
-    asked = shlex.split(os.environ.get("CXX", ""))[:1]
-    return any(shutil.which(name) for name in [*asked, *(names or ("g++", "clang++", "c++"))])
+def has_compiler() -> bool:
+    """Tell whether `torch.compile` finds what it needs: `$CXX` or g++ (macOS: clang++), Python's headers."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["clang++" if sys.platform == "darwin" else "g++"]
+    return shutil.which(command[0]) is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 class PrecisionChoice(NamedTuple):
@@ -186,7 +207,7 @@ def choose_precision(accelerator: str = "auto") -> PrecisionChoice:
 def _choose_for_gpu() -> PrecisionChoice:
     import torch
 
-    compiles = has_compiler("gcc", "clang", "cc", "g++")  # for the launchers of its kernels
+    compiles = has_compiler()  # for the launchers of its kernels
     if not torch.cuda.is_available():
         return PrecisionChoice("bf16-mixed", compiles, "no GPU here; those in use compute in bf16")
     name = torch.cuda.get_device_name()

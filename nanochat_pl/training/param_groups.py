@@ -19,7 +19,7 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Return the groups for `MuonAdamW`: every parameter of `gpt` exactly once.
 
-    The embeddings, whose rows are looked up or compared one by one, go to AdamW; all matrices between them to Muon.
+    The two embeddings, whose rows stand each for one token, go to AdamW; all matrices between them to Muon.
 
     Args:
         gpt: the network.
