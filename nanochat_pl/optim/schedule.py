@@ -24,8 +24,8 @@ def learning_rates(
 ) -> dict[str, float]:
     """Return the initial rate of each parameter group of a GPT of width `n_embd`.
 
-    Every stage and the plan take their rates from here. AdamW's scale with (width / 768)^-0.5. Muon's does not:
-    an orthogonal update has the same size at any width.
+    Every stage and the plan take their rates from here. AdamW's scale with (width / 768)^-0.5. Muon's is the
+    same at any width, as is the size of an orthogonal update.
     """
     scale = (n_embd / TUNED_WIDTH) ** -0.5
     return {"embedding": embedding_lr * scale, "unembedding": unembedding_lr * scale, "matrix": matrix_lr}
