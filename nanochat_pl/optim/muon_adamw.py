@@ -118,6 +118,13 @@ class MuonAdamW(Optimizer):
         super().add_param_group(group)
         _check_parameters(self.param_groups[-1])
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over moments and counts, but no settings: those are the configuration's, and a schedule's."""
+        settings = [{key: group[key] for key in group if key != "params"} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, settings, strict=True):
+            group.update(own)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.

@@ -199,6 +199,17 @@ def test_reloaded_state_continues_bit_for_bit():
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_a_checkpoint_does_not_overrule_the_settings():
+    saved, params = both_kinds()
+    set_gradients(params, 0)
+    saved.step()
+    resumed, _ = both_kinds()
+    resumed.param_groups[0] |= {"lr": 0.5, "initial_lr": 0.5}
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.param_groups[0]["initial_lr"] == resumed.param_groups[0]["lr"] == 0.5
+    assert resumed.param_groups[1]["betas"] == ADAMW["betas"]
+
+
 def test_state_belongs_to_each_parameter_in_float32():
     optimizer, params = both_kinds()
     set_gradients(params, 0)
