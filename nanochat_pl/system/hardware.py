@@ -221,5 +221,5 @@ def _choose_for_cpu() -> PrecisionChoice:
     if cpu_has_fast_bf16():
         return PrecisionChoice("bf16-mixed", compiles, "this CPU computes in bf16 (AVX512_BF16 or AMX)")
     return PrecisionChoice(
-        "32-true", compiles, "this CPU has neither AVX512_BF16 nor AMX; bf16 would be slower"
+        "32-true", compiles, "neither AVX512_BF16 nor AMX is usable on this CPU; bf16 would be slower"
     )
