@@ -24,3 +24,18 @@ def base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "base"
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def world_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base directory with a small corpus `world` and its tokenizer; runs of tests live in it side by side."""
+    from tiny_stage import VOCAB_SIZE
+
+    from nanochat_pl.commands import data, tokenizer
+
+    folder = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOCHAT_BASE_DIR", str(folder))
+        data.generate(what="world", documents=600, seed=0)
+        tokenizer.train(corpus="world", vocab_size=VOCAB_SIZE)
+    return folder

@@ -25,11 +25,12 @@ SOFTCAP = 15.0
 
 def norm(x: Tensor) -> Tensor:
     """Divide by the root mean square over the last dimension, in fp32 inside; shape and dtype stay."""
-    return F.rms_norm(x, (x.size(-1),)).to(x.dtype)  # CUDA's autocast would answer in fp32
+    with torch.autocast(x.device.type, enabled=False):  # it would answer, and keep its input, in fp32
+        return F.rms_norm(x, (x.size(-1),))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[d], x[d + D/2]) by minus its angle, in fp32.
+    """Turn each pair (x[d], x[d + D/2]) by minus its angle; in fp32, rounded once to the dtype of `x`.
 
     Args:
         x: (B, T, H, D) queries or keys.
@@ -37,13 +38,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         sin: (T, 1, D/2) fp32.
 
     Returns:
-        (B, T, H, D) fp32.
+        (B, T, H, D) in the dtype of `x`.
 
     Source:
         Su et al. 2021, arXiv:2104.09864.
     """
     first, second = x.chunk(2, dim=-1)  # (B, T, H, D/2)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1).to(x.dtype)
 
 
 def rotary_tables(sequence_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return (B, T, C) for x (B, T, C)."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
-        q, k = (norm(rotate(heads, cos, sin)).to(v.dtype) for heads in (q, k))  # (B, T, H or K, D)
+        q, k = (norm(rotate(heads, cos, sin)) for heads in (q, k))  # (B, T, H or K, D)
         return self.c_proj(causal_attention(q, k, v).flatten(-2))  # (B, T, C)
 
 
@@ -100,7 +101,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The network. Initialised when built, except on the meta device: there follow `to_empty`, `init_weights`.
+    """The network. Initialised when built, except on the meta device: `to_empty` and `init_weights` follow there.
 
     Args:
         config: its shape.
@@ -144,8 +145,8 @@ class GPT(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Give every weight and buffer its first value; equal seeds give equal weights on every device.
 
-        Linear layers are N(0, 1/fan_in * min(1, fan_out/fan_in)), the embedding N(0, 1). Output layers are 0: each
-        block begins as the identity, and the first loss is ln V.
+        Linear layers are N(0, 1/fan_in * min(1, fan_out/fan_in)), the embedding N(0, 1). Output layers are 0:
+        each block begins as the identity, and the first loss is ln V.
 
         Args:
             generator: source of randomness on the CPU; None means torch's own.

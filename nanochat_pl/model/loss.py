@@ -9,7 +9,7 @@ Letters: N tokens, n tokens of a chunk, V vocabulary, C width.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def softcapped_cross_entropy(
         hidden: (N, C) final hidden states, fp32 or bf16.
         weight: (V, C) output matrix.
         targets: (N,) ids; -1 is not scored and has no gradient.
-        softcap: bound of the logits' magnitude, at most 80 (larger ones would overflow exp).
+        softcap: bound of the logits' magnitude, at most 40 (larger ones could overflow exp).
         reduction: "mean" over scored targets (0 where there is none), "sum", or "none", which has no gradient.
         chunk_tokens: tokens per chunk; None lets `accounting.chunk_tokens` choose.
 
@@ -46,9 +46,9 @@ def softcapped_cross_entropy(
     chunk = chunk_tokens or accounting.chunk_tokens(hidden.size(0), weight.size(0))
     if reduction == "none":
         return _token_losses(hidden, weight, targets, softcap, chunk)
-    scored = targets != IGNORED
-    weights = scored / scored.sum().clamp(min=1) if reduction == "mean" else scored.float()  # (N,)
-    return _WeightedLoss.apply(hidden, weight, targets.clamp(min=0), weights, softcap, chunk)
+    scored = (targets != IGNORED).float()  # (N,)
+    divisor = scored.sum().clamp(min=1) if reduction == "mean" else scored.new_ones(())
+    return _SummedLoss.apply(hidden, weight, targets.clamp(min=0), scored, divisor, softcap, chunk)
 
 
 @torch.no_grad()
@@ -56,58 +56,82 @@ def _token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, c
     """Return the loss of every token, (N,) fp32."""
     weight = weight.to(hidden.dtype)
     pieces = [
-        _chunk_losses(_tanh_logits(h, weight, cap), y.clamp(min=0), cap)
-        for h, y in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        _read_chunk(h, weight, y, cap).losses
+        for h, y in zip(hidden.split(chunk), targets.clamp(min=0).split(chunk), strict=True)
     ]
     return torch.cat(pieces) * (targets != IGNORED)
 
 
-def _tanh_logits(hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
-    """Return the logits of a chunk as a fraction of the cap, (n, V) fp32 within [-1, 1]."""
-    return torch.tanh((hidden @ weight.t()).float() / cap)
-
-
-def _chunk_losses(fraction: Tensor, targets: Tensor, cap: float) -> Tensor:
-    """Return -log softmax(cap * fraction)[targets], (n,); the cap bounds exp, so no maximum is subtracted."""
-    return (cap * fraction).exp().sum(-1).log() - cap * fraction.gather(-1, targets[:, None])[:, 0]
-
-
-class _WeightedLoss(torch.autograd.Function):
-    """sum_i weights[i] * loss_i, with gradients computed in the forward pass."""
+class _SummedLoss(torch.autograd.Function):
+    """Sum of the scored losses / divisor, with gradients computed in the forward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, cap: float, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        scored: Tensor,
+        divisor: Tensor,
+        cap: float,
+        chunk: int,
     ) -> Tensor:
         operand = weight.to(hidden.dtype)
-        total = torch.zeros((), device=hidden.device)
+        total = torch.zeros((), device=hidden.device, dtype=torch.float64)
         grad_weight = torch.zeros_like(weight)
         grad_hidden = []
-        for h, y, w in zip(hidden.split(chunk), targets.split(chunk), weights.split(chunk), strict=True):
-            losses, slope = _losses_and_slopes(_tanh_logits(h, operand, cap), y, w, cap)
-            slope = slope.to(hidden.dtype)
-            total += torch.dot(losses, w)
+        for h, y, s in zip(hidden.split(chunk), targets.split(chunk), scored.split(chunk), strict=True):
+            logits = _read_chunk(h, operand, y, cap)
+            slope = _slope(logits, y, s / divisor, hidden.dtype)
+            total += torch.sum(logits.losses * s, dtype=torch.float64)
             grad_hidden.append(slope @ operand)
-            grad_weight += slope.t() @ h
+            _add_product(grad_weight, slope.t(), h)
         ctx.save_for_backward(torch.cat(grad_hidden), grad_weight)
-        return total
+        return (total / divisor).float()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad.to(grad_hidden.dtype) * grad_hidden, grad * grad_weight, None, None, None, None
+        return grad.to(grad_hidden.dtype) * grad_hidden, grad * grad_weight, None, None, None, None, None
 
 
-def _losses_and_slopes(
-    fraction: Tensor, targets: Tensor, weights: Tensor, cap: float
-) -> tuple[Tensor, Tensor]:
-    """Return the losses (n,) and d(weighted loss)/d(uncapped logits) (n, V) of a chunk.
+class _Chunk(NamedTuple):
+    """The logits of a chunk and what follows from them; `_slope` overwrites `tanh` and `odds`."""
 
-    d tanh(x / cap) * cap = 1 - tanh(x / cap)^2, and softmax minus one-hot goes through it.
+    tanh: Tensor  # (n, V) capped logits / cap
+    odds: Tensor  # (n, V) probability of each id / probability of the target
+    total_odds: Tensor  # (n,)
+    target_tanh: Tensor  # (n,)
+    losses: Tensor  # (n,)
+
+
+def _read_chunk(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> _Chunk:
+    """Return the losses of a chunk: log sum_v exp(logit[v] - logit[target]).
+
+    The cap bounds the exponents, so no maximum need be found; and where the target is all but certain, the sum is
+    1 and a little, and the loss stays exact.
     """
-    powers = (cap * fraction).exp()  # (n, V)
-    sums = powers.sum(-1)
-    losses = sums.log() - cap * fraction.gather(-1, targets[:, None])[:, 0]
-    is_target = torch.arange(fraction.size(-1), device=targets.device) == targets[:, None]
-    slope = (powers * (weights / sums)[:, None] - is_target * weights[:, None]) * (1 - fraction * fraction)
-    return losses, slope
+    tanh = (hidden @ weight.t()).float().div_(cap).tanh_()  # (n, V)
+    target_tanh = tanh.gather(-1, targets[:, None])[:, 0]  # (n,)
+    odds = torch.add(-cap * target_tanh[:, None], tanh, alpha=cap).exp_()  # (n, V)
+    total_odds = odds.sum(-1)
+    return _Chunk(tanh, odds, total_odds, target_tanh, total_odds.log())
+
+
+def _slope(chunk: _Chunk, targets: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return d(weighted loss)/d(uncapped logits), (n, V): (softmax - one-hot) * (1 - tanh^2), rounded once.
+
+    The column of the target is written last, with p - 1 taken from the loss, where nothing cancels.
+    """
+    softmax = chunk.odds.mul_((weights / chunk.total_odds)[:, None])
+    slope = softmax.addcmul_(softmax, chunk.tanh.square_(), value=-1).to(dtype)
+    at_target = weights * torch.expm1(-chunk.losses) * (1 - chunk.target_tanh.square())  # (n,)
+    return slope.scatter_(-1, targets[:, None], at_target[:, None].to(dtype))
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `total`, which is fp32 whatever the factors are."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)

@@ -18,7 +18,7 @@ class CorpusAsset(NamedTuple):
         file_pattern: name of shard number i, `file_pattern % i`.
         shards: how many there are in all; None where the user decides.
         bytes_per_shard: about how large one is on disk.
-        validation_file: the shard that is validation where there is no manifest; None where the manifest says.
+        validation_file: the shard that is validation where there is no manifest; None if the manifest says.
         licence: under which terms it may be used.
         obtain: the command that brings it here, `{config}` for the stage's file.
     """

@@ -1,12 +1,12 @@
 """A corpus of text on disk: which files, how many documents, which are for training, which for validation.
 
-    <root>/MANIFEST.json          file, rows, bytes, sha256, split of every shard; written last, vouches for all
-    <root>/shard_00000.parquet    a column `text`, one document a row, zstd, row groups of 1,024
+    <root>/MANIFEST.json         file, rows, bytes, sha256, split of every shard; written last, it vouches for all
+    <root>/shard_00000.parquet   a column `text`, one document a row, zstd, row groups of 1,024
 
-A folder of somebody's own needs no manifest: parquet files with a column `text`, `.jsonl` or `.jsonl.gz` with a
-key `text` in every line, `.txt` with documents separated by blank lines. Its last file by name is validation, or
-the last hundredth of its documents where there is one file only; `Corpus.notes` says so. Which documents a rank
-reads, and in which order, is decided in `data/shards.py`.
+A folder of somebody's own needs no manifest: parquet files with a column `text`, `.jsonl` or `.jsonl.gz` with
+a key `text` in every line, `.txt` with documents separated by blank lines. Its last file by name is validation,
+or the last hundredth of its documents where there is one file only; `Corpus.notes` says so. Which documents a
+rank reads, and in which order, is decided in `data/shards.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +33,14 @@ TEXT_COLUMN = "text"
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".txt")
 HELD_OUT_SHARE = 100  # of a single file, one document in a hundred is validation
 READ_ROWS = 256
+PARQUET_SETTINGS = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "use_dictionary": False,
+    "write_statistics": False,
+    "write_page_checksum": True,  # a flipped bit is an error when it is read, not another text
+}
+REMEDY = "Replace the file, or set data.init_args.on_bad_shard to skip."
 
 BadShardPolicy = Literal["error", "skip"]
 
@@ -137,8 +145,8 @@ def open_corpus(root: Path, *, on_bad_shard: BadShardPolicy = "error") -> Corpus
 
     Args:
         root: a folder with a manifest, or any folder of parquet, `.jsonl`, `.jsonl.gz` or `.txt` files.
-        on_bad_shard: "error" refuses a damaged, foreign or missing shard; "skip" says so in the notes and goes
-            on, as long as it is no validation shard.
+        on_bad_shard: "error" refuses a damaged, foreign or missing shard; "skip" says so in the notes and
+            goes on, as long as it is no validation shard.
 
     Returns:
         The corpus. Sizes are compared with the manifest; `check_corpus` compares the contents.
@@ -222,8 +230,7 @@ def write_corpus(
     try:
         entries: list[dict[str, Any]] = []
         for split, documents in (("train", texts), ("val", val_texts)):
-            for rows in _batches(documents, rows_per_shard):
-                entries.append(_write_shard(building, len(entries), rows, split, row_group_rows))
+            entries += _write_split(building, len(entries), documents, split, rows_per_shard, row_group_rows)
         write_json(building / MANIFEST, {"version": 1, "made_from": dict(made_from or {}), "shards": entries})
         require_both_splits(root, {entry["split"] for entry in entries})
         _replace_folder(building, Path(root))
@@ -452,9 +459,6 @@ class _naming:
             raise Failure(f"{self.path}: damaged, or not what its name says ({reason})\n{REMEDY}") from error
 
 
-REMEDY = "Replace the file, or set data.init_args.on_bad_shard to skip."
-
-
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
     """Yield lists of `size` items, the last one shorter."""
     items = iter(items)
@@ -462,29 +466,27 @@ def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _write_shard(
-    folder: Path, number: int, rows: list[str], split: str, row_group_rows: int
-) -> dict[str, Any]:
-    """Write one shard and return its entry in the manifest."""
-    path = folder / f"shard_{number:05d}.parquet"
-    with atomic_write(path) as temporary:
-        pq.write_table(
-            pa.table({TEXT_COLUMN: pa.array(rows, pa.string())}),
-            temporary,
-            row_group_size=row_group_rows,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
-    return {
-        "file": path.name,
-        "rows": len(rows),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-        "split": split,
-    }
+def _write_split(
+    folder: Path, number: int, documents: Iterable[str], split: str, rows_per_shard: int, row_group_rows: int
+) -> Iterator[dict[str, Any]]:
+    """Write the shards of one split, from `number` on, and yield their entries in the manifest."""
+    documents = iter(documents)
+    while first := list(islice(documents, min(row_group_rows, rows_per_shard))):
+        rest = _batches(islice(documents, rows_per_shard - len(first)), row_group_rows)
+        yield _write_shard(folder / f"shard_{number:05d}.parquet", chain([first], rest), split)
+        number += 1
+
+
+def _write_shard(path: Path, groups: Iterable[list[str]], split: str) -> dict[str, Any]:
+    """Write one shard, holding one row group at a time, and return its entry in the manifest."""
+    schema = pa.schema([(TEXT_COLUMN, pa.string())])
+    rows = 0
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, **PARQUET_SETTINGS) as writer:
+        for group in groups:
+            writer.write_table(pa.table([group], schema), row_group_size=len(group))
+            rows += len(group)
+    facts = {"file": path.name, "rows": rows, "bytes": path.stat().st_size}
+    return facts | {"sha256": sha256_of(path), "split": split}
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -1,0 +1,158 @@
+"""The command line: fast help, clear refusals, nothing created by a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_stage import TinyStage
+
+import cli
+from nanochat_pl.system.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent
+D20 = ["--config", "configs/d20_base.yaml"]
+
+
+def run(capsys: pytest.CaptureFixture, *argv: str) -> tuple[int, str, str]:
+    """Run the program in this process; return exit code, stdout and stderr."""
+    try:
+        code = cli.main(list(argv))
+    except SystemExit as exit_:
+        code = exit_.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch, base_dir):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["data", "list"], ["data", "list", "--help"], ["tokenizer", "train", "--help"]])
+def test_quick_verbs_import_neither_torch_nor_lightning(argv):
+    program = (
+        "import sys, cli\n"
+        f"try: code = cli.main({argv!r})\n"
+        "except SystemExit as exit_: code = exit_.code or 0\n"
+        "assert code == 0, code\n"
+        "loaded = {'torch', 'lightning', 'datasets', 'transformers'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_verb_can_be_called(capsys):
+    _, out, _ = run(capsys, "--help")
+    for name, verb in cli.VERBS.items():
+        assert name in out
+        module, function = verb.target.split(":")
+        assert callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+def test_plan_of_d20_has_the_published_figures(capsys):
+    code, out, _ = run(capsys, "plan", *D20, "--devices", "8", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["parameters"] == 560_988_160
+    assert plan["steps"] == 21_400
+    assert plan["tokens"] == 11_219_763_200
+    assert plan["flops_per_token"] == pytest.approx(3.491758e9, rel=1e-6)
+    assert plan["total_flops"] == pytest.approx(3.918e19, rel=1e-3)
+    assert plan["accumulation"] * plan["device_batch_rows"] * plan["sequence_len"] * 8 == plan["batch_tokens"]
+    assert set(plan["sources"]) >= {"steps", "tokens", "flops_per_token", "batch_tokens"}
+
+
+def test_plan_of_d32_by_one_option(capsys):
+    _, out, _ = run(capsys, "plan", *D20, "--model.init_args.depth", "32", "--json")
+    plan = json.loads(out)
+    assert (plan["parameters"], plan["steps"]) == (1_879_048_192, 71_680)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["fit", *D20], 1, "python cli.py data fetch --for configs/d20_base.yaml"),
+        (["fit"], 2, "no --config"),
+        (["fti", *D20], 2, "python cli.py fit"),
+        (["data", "lisst"], 2, "python cli.py data list"),
+        (["fit", *D20, "--trainer.max_stepz", "3"], 2, "--trainer.max_steps"),
+        (["fit", *D20, "--trainer.max_step", "3"], 2, "--trainer.max_steps"),
+        (["fit", *D20, "--model.init_args.depht", "4"], 2, "depth"),
+        (["fit", "--config", "configs/d20_bsae.yaml"], 2, "configs/d20_base.yaml"),
+        (["fit", *D20, "--model.init_args.depth", "0"], 2, "depth"),
+        (["fit", *D20, "--model.init_args.depth", "four"], 2, "four"),
+        (["plan", *D20, "--data.init_args.batch_tokens", "500000"], 2, "try 524288"),
+        (["fit", *D20, "--trainer.accumulate_grad_batches", "4"], 2, "batch_tokens"),
+        (["fit", *D20, "--checkpoint.keep", "1"], 2, "at least 2"),
+        (["fit", *D20, "--model.class_path", "os.system"], 2, "not of this package"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_mistake_is_answered_in_three_lines_and_creates_nothing(capsys, base_dir, argv, code, said):
+    got, _, err = run(capsys, *argv)
+    assert got == code, err
+    assert said in err
+    assert err.count("\n") <= 3
+    assert "Traceback" not in err
+    assert not base_dir.exists()
+
+
+def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
+    stage = TinyStage(world_base)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(world_base))
+    argv = ["fit", "--config", str(stage.config), "--run", "other_size", "--model.init_args.vocab_size", "512"]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "--model.init_args.vocab_size 320" in err
+    assert not stage.folder("other_size").exists()
+
+
+def mistyped(name: str, draw: random.Random) -> str:
+    """Return `name` with one letter doubled, dropped, replaced, or two swapped."""
+    place = draw.randrange(1, len(name) - 1)
+    swapped = name[:place] + name[place + 1] + name[place] + name[place + 2 :]
+    doubled = name[:place] + name[place] + name[place:]
+    dropped = name[:place] + name[place + 1 :]
+    replaced = name[:place] + draw.choice("qxz") + name[place + 1 :]
+    return next(typo for typo in draw.sample([swapped, doubled, dropped, replaced], 4) if typo != name)
+
+
+def test_typing_mistakes_are_answered_with_what_was_meant(capsys):
+    draw = random.Random(20)
+    options = [
+        *["trainer.max_steps", "trainer.devices", "trainer.precision", "trainer.strategy", "trainer.accelerator"],
+        *["trainer.log_every_n_steps", "seed_everything", "checkpoint.every_n_steps", "samples.max_new_tokens"],
+        *["bits_per_byte.tokens"],
+    ]
+    keys = ["depth", "vocab_size", "matrix_lr", "embedding_lr", "warmdown_ratio", "target_flops", "head_dim"]
+    right = 0
+    for option in options:
+        head, dot, leaf = option.rpartition(".")
+        _, _, err = run(capsys, "fit", *D20, f"--{head}{dot}{mistyped(leaf, draw)}", "1")
+        right += f"--{option}?" in err
+    for key in keys:
+        _, _, err = run(capsys, "fit", *D20, f"--model.init_args.{mistyped(key, draw)}", "1")
+        right += f"mean {key}?" in err
+    for verb in ("validate", "predict", "plan"):
+        with pytest.raises(BadInput, match=f"cli.py {verb}"):
+            cli.split_verb([mistyped(verb, draw)])
+        right += 1
+    assert right >= 18, f"{right} of 20"
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(BadInput):
+        cli.main(["fit", "--debug"])
+
+
+def test_no_environment_variable_changes_the_configuration(capsys, monkeypatch):
+    monkeypatch.setitem(os.environ, "PL_TRAINER__MAX_STEPS", "7")
+    _, out, _ = run(capsys, "plan", *D20, "--json")
+    assert json.loads(out)["steps"] == 21_400

@@ -1,0 +1,124 @@
+"""A run that was killed and started again is the run that was never interrupted, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from tiny_stage import TinyStage, is_saving
+
+TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+@pytest.fixture(scope="module")
+def stage(world_base):
+    return TinyStage(world_base)
+
+
+@pytest.fixture(scope="module")
+def unbroken(stage):
+    stage.fit(run="unbroken")
+    return "unbroken"
+
+
+def test_run_killed_twice_equals_the_unbroken_one(stage, unbroken):
+    assert stage.kill_when(lambda _: stage.logged_steps("killed") >= 6, run="killed")
+    assert stage.kill_when(lambda _: stage.logged_steps("killed") >= 10, run="killed")
+    stage.fit(run="killed")
+    assert stage.losses("killed") == stage.losses(unbroken)
+    assert stage.weights("killed") == stage.weights(unbroken)
+    repeated = [losses for losses in stage.all_losses("killed").values() if len(losses) > 1]
+    assert all(len(set(losses)) == 1 for losses in repeated)
+
+
+def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base):
+    stage = TinyStage(world_base, TWO_RANKS)
+    stage.fit(run="two")
+    assert stage.kill_when(lambda _: stage.logged_steps("two_killed") >= 6, run="two_killed")
+    stage.fit(run="two_killed")
+    assert stage.losses("two_killed") == stage.losses("two")
+    assert stage.weights("two_killed") == stage.weights("two")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "preempted"])
+def test_stopped_run_saves_says_so_and_continues(stage, unbroken, number, code):
+    run = f"stopped_{code}"
+    process = stage.start("fit", run=run)
+    while stage.logged_steps(run) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "state saved" in err
+    done = stage.fit(run=run)
+    assert f"continuing {run} from step" in done.stderr
+    assert stage.losses(run) == stage.losses(unbroken)
+    assert stage.weights(run) == stage.weights(unbroken)
+
+
+def test_damaged_checkpoint_is_passed_over_with_a_warning(stage, unbroken):
+    stage.kill_when(lambda run: len(list(run.glob("checkpoints/step_*.json"))) == 2, run="damaged")
+    newest = sorted((stage.folder("damaged") / "checkpoints").glob("step_*.ckpt"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    done = stage.fit(run="damaged")
+    assert f"{newest.name} does not match its sha256" in done.stderr
+    assert stage.losses("damaged") == stage.losses(unbroken)
+    assert stage.weights("damaged") == stage.weights(unbroken)
+
+
+def test_another_model_is_refused_with_the_difference(stage, unbroken):
+    refused = stage.finish("fit", "--model.init_args.depth", "3", run=unbroken)
+    assert refused.returncode == 1
+    assert "n_layer=2 -> 3" in refused.stderr
+    assert refused.stderr.count("\n") <= 3
+
+
+def test_finished_run_says_so_and_fresh_moves_it_aside(stage, unbroken):
+    again = stage.fit(run=unbroken)
+    assert "is finished" in again.stderr
+    stage.fit("--trainer.max_steps", "2", run="twice")
+    stage.fit("--trainer.max_steps", "2", "--fresh", run="twice")
+    assert stage.folder("twice.old-1").is_dir()
+    assert stage.losses("twice") == stage.losses("twice.old-1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ten_kills_at_random_moments_change_nothing(world_base, ranks, monkeypatch):
+    """Temporary files go to another file system, where a rename would be a copy; three kills fall into a save."""
+    monkeypatch.setenv("TMPDIR", "/dev/shm")
+    stage = TinyStage(world_base, TWO_RANKS if ranks == 2 else [], steps=60, width_per_layer=128)
+    stage.fit(run=f"long_{ranks}")
+    draw = random.Random(ranks)
+    run = f"long_killed_{ranks}"
+    kills = during_save = 0
+    while kills < 10:
+        if during_save < 4:
+            killed = stage.kill_when(is_saving, run=run)
+            during_save += killed
+        else:
+            step = stage.logged_steps(run) + draw.randint(1, 5)
+            pause = draw.random() * 0.2
+            killed = stage.kill_when(lambda _, step=step: stage.logged_steps(run) >= step, run=run)
+            time.sleep(pause)
+        assert killed, f"the run finished after {kills} kills"
+        kills += 1
+    stage.fit(run=run)
+    assert stage.losses(run) == stage.losses(f"long_{ranks}")
+    assert stage.weights(run) == stage.weights(f"long_{ranks}")
+
+
+@pytest.mark.slow
+def test_compiled_run_killed_equals_the_unbroken_one(world_base):
+    stage = TinyStage(world_base, compile=True)
+    stage.fit(run="compiled")
+    assert stage.kill_when(lambda _: stage.logged_steps("compiled_killed") >= 6, run="compiled_killed")
+    stage.fit(run="compiled_killed")
+    assert stage.losses("compiled_killed") == stage.losses("compiled")
+    assert stage.weights("compiled_killed") == stage.weights("compiled")
