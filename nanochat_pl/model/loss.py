@@ -35,7 +35,7 @@ def softcapped_cross_entropy(
     Args:
         hidden: (N, C) final hidden states, fp32 or bf16.
         weight: (V, C) output matrix.
-        targets: (N,) ids; -1 is not scored and has no gradient.
+        targets: (N,) ids; -1 is not scored and has no gradient, any other number that is no id is an error.
         softcap: bound of the logits' magnitude, at most 40 (larger ones could overflow exp).
         reduction: "mean" over scored targets (0 where there is none), "sum", or "none", which has no gradient.
         chunk_tokens: tokens per chunk; None lets `accounting.chunk_tokens` choose.
@@ -48,7 +48,12 @@ def softcapped_cross_entropy(
         return _token_losses(hidden, weight, targets, softcap, chunk)
     scored = (targets != IGNORED).float()  # (N,)
     divisor = scored.sum().clamp(min=1) if reduction == "mean" else scored.new_ones(())
-    return _SummedLoss.apply(hidden, weight, targets.clamp(min=0), scored, divisor, softcap, chunk)
+    return _SummedLoss.apply(hidden, weight, _ids(targets), scored, divisor, softcap, chunk)
+
+
+def _ids(targets: Tensor) -> Tensor:
+    """Return targets with some id in the place of -1."""
+    return targets.masked_fill(targets == IGNORED, 0)
 
 
 @torch.no_grad()
@@ -57,7 +62,7 @@ def _token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, c
     weight = weight.to(hidden.dtype)
     pieces = [
         _read_chunk(h, weight, y, cap).losses
-        for h, y in zip(hidden.split(chunk), targets.clamp(min=0).split(chunk), strict=True)
+        for h, y in zip(hidden.split(chunk), _ids(targets).split(chunk), strict=True)
     ]
     return torch.cat(pieces) * (targets != IGNORED)
 
@@ -82,10 +87,12 @@ class _SummedLoss(torch.autograd.Function):
         grad_hidden = []
         for h, y, s in zip(hidden.split(chunk), targets.split(chunk), scored.split(chunk), strict=True):
             logits = _read_chunk(h, operand, y, cap)
-            slope = _slope(logits, y, s / divisor, hidden.dtype)
             total += torch.sum(logits.losses * s, dtype=torch.float64)
+            slope = _slope(logits, y, s / divisor, hidden.dtype)
+            del logits  # nothing of one stage may live beside the next: each is as large as the chunk
             grad_hidden.append(slope @ operand)
             _add_product(grad_weight, slope.t(), h)
+            del slope
         ctx.save_for_backward(torch.cat(grad_hidden), grad_weight)
         return (total / divisor).float()
 
@@ -109,11 +116,11 @@ def _read_chunk(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> 
     """Return the losses of a chunk: log sum_v exp(logit[v] - logit[target]).
 
     The cap bounds the exponents, so no maximum need be found; and where the target is all but certain, the sum is
-    1 and a little, and the loss stays exact.
+    exactly 1 for the target itself and a little for the others: the loss is never negative.
     """
     tanh = (hidden @ weight.t()).float().div_(cap).tanh_()  # (n, V)
     target_tanh = tanh.gather(-1, targets[:, None])[:, 0]  # (n,)
-    odds = torch.add(-cap * target_tanh[:, None], tanh, alpha=cap).exp_()  # (n, V)
+    odds = (tanh - target_tanh[:, None]).mul_(cap).exp_()  # (n, V)
     total_odds = odds.sum(-1)
     return _Chunk(tanh, odds, total_odds, target_tanh, total_odds.log())
 
@@ -124,9 +131,9 @@ def _slope(chunk: _Chunk, targets: Tensor, weights: Tensor, dtype: torch.dtype) 
     The column of the target is written last, with p - 1 taken from the loss, where nothing cancels.
     """
     softmax = chunk.odds.mul_((weights / chunk.total_odds)[:, None])
-    slope = softmax.addcmul_(softmax, chunk.tanh.square_(), value=-1).to(dtype)
+    slope = softmax.addcmul_(softmax, chunk.tanh.square_(), value=-1)
     at_target = weights * torch.expm1(-chunk.losses) * (1 - chunk.target_tanh.square())  # (n,)
-    return slope.scatter_(-1, targets[:, None], at_target[:, None].to(dtype))
+    return slope.scatter_(-1, targets[:, None], at_target[:, None]).to(dtype)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
