@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
@@ -22,18 +22,25 @@ class Verb(NamedTuple):
     target: str
     summary: str
     parses_itself: bool = False
+    positional: bool = False  # what has no default is given without a name
 
 
 VERBS = {
     "fit": Verb("nanochat_pl.training.verbs:fit", "train a stage; the same command again continues", True),
-    "validate": Verb("nanochat_pl.training.verbs:validate", "bits per byte on the pinned validation split", True),
+    "validate": Verb(
+        "nanochat_pl.training.verbs:validate", "bits per byte on the pinned validation split", True
+    ),
     "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True),
     "plan": Verb("nanochat_pl.training.verbs:plan", "every number of a run and where it comes from", True),
     "data list": Verb("nanochat_pl.commands.data:list_corpora", "what the stages need, and what is here"),
     "data check": Verb("nanochat_pl.commands.data:check", "verify sizes and hashes of what a stage needs"),
     "data fetch": Verb("nanochat_pl.commands.data:fetch", "where to put what a stage needs"),
-    "data generate": Verb("nanochat_pl.commands.data:generate", "write the embedded world's shards"),
-    "data repackage": Verb("nanochat_pl.commands.data:repackage", "make shards from files of your own"),
+    "data generate": Verb(
+        "nanochat_pl.commands.data:generate", "write the embedded world's shards", positional=True
+    ),
+    "data repackage": Verb(
+        "nanochat_pl.commands.data:repackage", "make shards from files of your own", positional=True
+    ),
     "tokenizer train": Verb("nanochat_pl.commands.tokenizer:train", "train the byte-level BPE in Rust"),
     "demo": Verb("nanochat_pl.demo:demo", "the whole road on a laptop, offline"),
 }
@@ -81,7 +88,9 @@ def split_verb(argv: list[str]) -> tuple[str, list[str]]:
     family = [name for name in VERBS if name.split()[0] == argv[0]]
     typed = " ".join(argv[: 2 if family else 1])
     near = get_close_matches(typed, family or [*VERBS, *{name.split()[0] for name in VERBS}], n=1, cutoff=0.5)
-    hint = f"Did you mean: python cli.py {near[0]}" if near else f"Choose one of: {', '.join(family or VERBS)}"
+    hint = (
+        f"Did you mean: python cli.py {near[0]}" if near else f"Choose one of: {', '.join(family or VERBS)}"
+    )
     raise BadInput(f"no verb {typed!r}\n{hint}")
 
 
@@ -94,11 +103,22 @@ def call(name: str, target: Callable[..., None], args: list[str]) -> int:
     class Parser(Suggesting, ArgumentParser):
         """A plain verb's parser."""
 
+        def error(self, message: str, ex: Exception | None = None) -> None:
+            super().error(message.replace("required: for_", "required: --for"), ex)
+
     parser = Parser(prog=f"cli.py {name}", description=VERBS[name].summary)
-    parser.add_function_arguments(target, as_positional=False)
-    namespace = parser.instantiate_classes(parser.parse_args(args))
-    target(**namespace.as_dict())
+    parser.add_function_arguments(target, as_positional=VERBS[name].positional)
+    for action in parser._actions:
+        _drop_trailing_underscore(parser, action)
+    target(**parser.parse_args(args).as_dict())
     return 0
+
+
+def _drop_trailing_underscore(parser: Any, action: Any) -> None:
+    """Offer a parameter such as `for_`, which Python would not let be called `for`, under its proper name."""
+    for option in [option for option in action.option_strings if option.endswith("_")]:
+        action.option_strings[action.option_strings.index(option)] = option.rstrip("_")
+        parser._option_string_actions[option.rstrip("_")] = parser._option_string_actions.pop(option)
 
 
 def overview() -> str:

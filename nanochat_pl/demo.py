@@ -30,7 +30,7 @@ def demo(seed: int = 0) -> None:
         seed: seed of the invented world.
     """
     stages = {
-        "data": f"data generate --what world --seed {seed}",
+        "data": f"data generate world --seed {seed}",
         "tokenizer": "tokenizer train --corpus world --vocab_size 1024",
         "base": f"fit --config {CONFIG}",
         "validate": f"validate --config {CONFIG}",
@@ -38,12 +38,19 @@ def demo(seed: int = 0) -> None:
     }
     seconds = {name: _run(command) for name, command in stages.items()}
     first, last = _bits_per_byte(run_dir(RUN) / "metrics" / "val.jsonl")
-    write_json(base_dir() / "demo.json", {"seed": seed, "seconds": seconds, "bpb": {"untrained": first, "base": last}})
-    print(f"\nbits per byte {first:.3f} untrained -> {last:.3f} trained ({last / first:.0%}); {sum(seconds.values()):.0f} s in all")
+    write_json(
+        base_dir() / "demo.json",
+        {"seed": seed, "seconds": seconds, "bpb": {"untrained": first, "base": last}},
+    )
+    print(
+        f"\nbits per byte {first:.3f} untrained -> {last:.3f} trained ({last / first:.0%}); {sum(seconds.values()):.0f} s in all"
+    )
     print(f"curves:  {Path(sys.executable).with_name('tensorboard')} --logdir {run_dir(RUN) / 'logs'}")
     print(f"model:   {run_dir(RUN) / 'artifact'}")
     if last >= LEARNED * first:
-        raise Failure(f"demo: bits per byte fell to {last / first:.0%} of the untrained model's; expected below {LEARNED:.0%}")
+        raise Failure(
+            f"demo: bits per byte fell to {last / first:.0%} of the untrained model's; expected below {LEARNED:.0%}"
+        )
 
 
 def _run(command: str) -> float:

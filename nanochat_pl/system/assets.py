@@ -57,7 +57,7 @@ CORPORA: dict[str, CorpusAsset] = {
             bytes_per_shard=500_000,
             validation_file=None,
             licence="MIT, as this program",
-            obtain="python cli.py data generate --what world",
+            obtain="python cli.py data generate world",
         ),
     )
 }

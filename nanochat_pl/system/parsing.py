@@ -37,7 +37,9 @@ class Suggesting:
         raise BadInput(explain(message, {*self._option_names(), *self.further_names})) from None
 
     def _option_names(self) -> set[str]:
-        options = {name for action in self._actions for name in action.option_strings if name.startswith("--")}
+        options = {
+            name for action in self._actions for name in action.option_strings if name.startswith("--")
+        }
         return options | {option.removeprefix("--") for option in options}
 
 
@@ -76,7 +78,11 @@ def _essence(message: str) -> str:
 
 def _wrong_name(what: str) -> str:
     """Return the name a message complains about."""
-    for pattern in (r"[Uu]nrecognized arguments: ([^\s=]+)", r"does not accept option '([^']+)'", r"'([^']+)'"):
+    for pattern in (
+        r"[Uu]nrecognized arguments: ([^\s=]+)",
+        r"does not accept option '([^']+)'",
+        r"'([^']+)'",
+    ):
         if found := re.search(pattern, what):
             return found.group(1)
     return ""

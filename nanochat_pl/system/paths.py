@@ -11,7 +11,11 @@ from pathlib import Path
 
 def base_dir() -> Path:
     """Return the base directory: `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat_pl`. Not created."""
-    return Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat_pl").expanduser().absolute()
+    return (
+        Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat_pl")
+        .expanduser()
+        .absolute()
+    )
 
 
 def corpus_dir(name: str) -> Path:

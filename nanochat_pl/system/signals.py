@@ -33,6 +33,12 @@ def _note(number: int, frame: FrameType | None) -> None:
     _received.append(number)
 
 
+def ignore_stop_signals() -> None:
+    """Ignore stop signals for good: a helper process ends when its parent does, not when the job is told to stop."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def first_received() -> int:
     """Return the number of the first stop signal noted, 0 if there was none."""
     return _received[0] if _received else 0

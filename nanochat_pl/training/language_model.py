@@ -159,4 +159,3 @@ def require_same_vocabulary(model: LanguageModel, vocab_size: int, where: str) -
             f"Add --model.init_args.vocab_size {vocab_size}, or train a tokenizer of {model.vocab_size} ids:\n"
             f"python cli.py tokenizer train --corpus NAME|DIR --vocab_size {model.vocab_size}"
         )
-

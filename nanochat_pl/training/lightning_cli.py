@@ -10,6 +10,7 @@ refused is refused before anything is created on the disk. Callbacks with settin
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from nanochat_pl.data import PretrainData
 from nanochat_pl.system.errors import BadInput
-from nanochat_pl.system.hardware import choose_precision
+from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for
 from nanochat_pl.system.parsing import Suggesting
 from nanochat_pl.system.paths import run_dir
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
@@ -82,8 +83,12 @@ class StageCLI(LightningCLI):
         """Add the callbacks' sections and the verb's own options."""
         for name, callback in SECTIONS.items():
             parser.add_lightning_class_args(callback, name)
-        parser.add_argument("--run", type=str | None, help="Name of the run (default: stem of the first --config).")
-        parser.add_argument("--allow_external", type=bool, default=False, help="Accept class_path of any package.")
+        parser.add_argument(
+            "--run", type=str | None, help="Name of the run (default: stem of the first --config)."
+        )
+        parser.add_argument(
+            "--allow_external", type=bool, default=False, help="Accept class_path of any package."
+        )
         for option, settings in VERB_OPTIONS.get(self.verb, {}).items():
             parser.add_argument(option, **settings)
 
@@ -155,6 +160,7 @@ class StageCLI(LightningCLI):
             unembedding_lr=model.unembedding_lr,
             matrix_lr=model.matrix_lr,
             precision=str(self.precision),
+            gpu=gpu_to_plan_for(trainer.accelerator),
         )
 
     def save_config(self) -> None:
@@ -164,17 +170,24 @@ class StageCLI(LightningCLI):
         for option in VERB_OPTIONS["fit"]:
             config.pop(option.removeprefix("--"), None)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.parser.save(config, str(self.run_dir / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
+        self.parser.save(
+            config, str(self.run_dir / "config.yaml"), skip_none=False, overwrite=True, multifile=False
+        )
 
 
 VERB_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "fit": {"--fresh": {"action": "store_true", "help": "Start over; the old run is moved aside, never deleted."}},
+    "fit": {
+        "--fresh": {"action": "store_true", "help": "Start over; the old run is moved aside, never deleted."}
+    },
     "plan": {
         "--devices": {"type": int | None, "help": "Plan for this many devices instead of this machine's."},
         "--json": {"action": "store_true", "help": "Print JSON instead of a table."},
     },
     "predict": {
-        "--prompts": {"type": str | None, "help": "File with one prompt a line (default: those of `samples`)."},
+        "--prompts": {
+            "type": str | None,
+            "help": "File with one prompt a line (default: those of `samples`).",
+        },
         "--max_new_tokens": {"type": int, "default": 32, "help": "Length of each continuation in tokens."},
     },
 }
@@ -195,9 +208,14 @@ def refuse_foreign_classes(args: list[str]) -> None:
     """
     if "--allow_external" in args or "--allow_external=true" in args:
         return
-    named = [path for arg in args if arg.endswith((".yaml", ".yml")) for path in _class_paths(_read_yaml(arg.split("=")[-1]))]
+    named = [
+        path
+        for arg in args
+        if arg.endswith((".yaml", ".yml"))
+        for path in _class_paths(_read_yaml(arg.split("=")[-1]))
+    ]
     named += [arg.split("=", 1)[1] for arg in args if arg.startswith("--") and ".class_path=" in arg]
-    named += [value for key, value in zip(args, args[1:], strict=False) if key.endswith(".class_path")]
+    named += [value for key, value in pairwise(args) if key.endswith(".class_path")]
     for path in named:
         if "." in path and not path.startswith(OWN_PACKAGES):
             raise BadInput(
@@ -238,4 +256,3 @@ def refuse_what_is_derived(trainer: dict[str, Any]) -> None:
     for key, (default, remedy) in instead.items():
         if trainer.get(key) not in (default, None):
             raise BadInput(f"trainer.{key}={trainer[key]} has no effect here; set {remedy}")
-

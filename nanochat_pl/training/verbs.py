@@ -66,10 +66,14 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
         raise
     stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, StepCheckpoint)).stopped_by
     if stopped_by:
-        _say(f"stopped by {signal.Signals(stopped_by).name} at step {stage.trainer.global_step}, state saved; run again")
+        _say(
+            f"stopped by {signal.Signals(stopped_by).name} at step {stage.trainer.global_step}, state saved; run again"
+        )
         # Lightning's launcher takes any other rank's non-zero exit for a crash and kills the rest.
         return signals.exit_code(stopped_by) if rank_zero_only.rank == 0 else 0
-    _say(f"{stage.run} is finished: {stage.trainer.global_step} steps, artifact in {stage.run_dir / 'artifact'}")
+    _say(
+        f"{stage.run} is finished: {stage.trainer.global_step} steps, artifact in {stage.run_dir / 'artifact'}"
+    )
     return 0
 
 
@@ -92,9 +96,11 @@ def predict(args: list[str]) -> int:
     lines = stage.run_dir / "metrics" / "predictions.jsonl"
     lines.parent.mkdir(parents=True, exist_ok=True)
     for prompt in _prompts(stage):
-        ids = tokenizer.encode(prompt, prepend=tokenizer.bos_id)
+        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
         stop = frozenset({tokenizer.bos_id})
-        text = tokenizer.decode(complete(stage.model.gpt, ids, max_new_tokens=config.max_new_tokens, stop_ids=stop))
+        text = tokenizer.decode(
+            complete(stage.model.gpt, ids, max_new_tokens=config.max_new_tokens, stop_ids=stop)
+        )
         print(f"{prompt}|{text}", flush=True)
         with lines.open("a", encoding="utf-8") as file:
             facts = {"step": step, "time": time.time(), "prompt": prompt, "text": text}
@@ -118,6 +124,7 @@ def _prompts(stage: StageCLI) -> list[str]:
 
 def plan(args: list[str]) -> int:
     """Print the plan as a table or as JSON."""
+    _quieten()
     stage = StageCLI("plan", args)
     made = stage.make_plan(stage.config.devices or _devices(stage.config.trainer))
     print(json.dumps(made.to_dict(), indent=1) if stage.config.json else made.table())
@@ -143,7 +150,8 @@ def _ready(verb: str, args: list[str]) -> StageCLI:
     data = stage.datamodule
     data.config_path = str(stage.config.config[0])
     stage.model.gpt_config(data.sequence_len)
-    data.preflight()
+    for note in data.preflight():
+        _say(note)
     require_same_vocabulary(stage.model, data.tokenizer_on_disk.vocab_size, str(data.tokenizer_folder))
     return stage
 
@@ -242,5 +250,3 @@ def _say(text: str) -> None:
     """Tell the person watching, once: on stderr, from rank 0."""
     if rank_zero_only.rank == 0:
         print(text, file=sys.stderr, flush=True)
-
-

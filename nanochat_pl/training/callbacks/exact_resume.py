@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nanochat_pl.system.ranks import gathered
+
 
 class ExactResume(Callback):
     """Restore the generators of Python, NumPy, torch and CUDA at the first batch after a resume.
@@ -17,16 +19,11 @@ class ExactResume(Callback):
     """
 
     def __init__(self) -> None:
-        self._trainer: Trainer | None = None
         self._restored: list[dict[str, Any]] | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the trainer: saving needs every rank's state."""
-        self._trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks, plain numbers and tensors only."""
-        return {"ranks": _gathered(self._trainer, _generator_states())}
+        return {"ranks": gathered(_generator_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the first batch: building the loaders still draws numbers."""
@@ -60,12 +57,3 @@ def _set_generators(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _gathered(trainer: Trainer | None, value: Any) -> list[Any]:
-    """Return `value` of every rank, in the order of ranks."""
-    if trainer is None or trainer.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values

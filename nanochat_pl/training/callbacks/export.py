@@ -20,7 +20,9 @@ class Export(Callback):
         """Export on rank 0; also after a restart that found nothing left to train."""
         if trainer.is_global_zero and trainer.global_step >= pl_module.plan.steps:
             folder = Path(trainer.default_root_dir) / "artifact"
-            save_artifact(folder, pl_module.gpt, trainer.datamodule.tokenizer_on_disk, _provenance(trainer, pl_module))
+            save_artifact(
+                folder, pl_module.gpt, trainer.datamodule.tokenizer_on_disk, _provenance(trainer, pl_module)
+            )
 
 
 def _provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -39,12 +39,16 @@ class FiniteGuard(Callback):
         optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
         self.skipped_in_a_row += 1
-        rank_zero_warn(f"step {trainer.global_step}: loss or gradient is not finite; skipped ({self.skipped} so far)")
+        rank_zero_warn(
+            f"step {trainer.global_step}: loss or gradient is not finite; skipped ({self.skipped} so far)"
+        )
         if self.skipped_in_a_row == self.patience:
             raise Failure(_diverged(trainer, self.patience))
 
     def _every_rank_is_finite(self, trainer: Trainer, optimizer: Optimizer) -> bool:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         norms = torch.stack(torch._foreach_norm(gradients))
         finite = torch.isfinite(norms).all()
         if self._loss_is_finite is not None:

@@ -48,7 +48,7 @@ class Samples(Callback):
 
     def _continue(self, trainer: Trainer, module: LightningModule, prompt: str) -> str:
         tokenizer = trainer.datamodule.tokenizer_on_disk
-        ids = tokenizer.encode(prompt, prepend=tokenizer.bos_id)
+        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
         module.eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             new = complete(

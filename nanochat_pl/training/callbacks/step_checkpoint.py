@@ -70,7 +70,11 @@ class StepCheckpoint(Checkpoint):
         if self.stopped_by:
             trainer.should_stop = True
         finished = trainer.global_step == pl_module.plan.steps
-        if self.stopped_by or finished or is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps):
+        if (
+            self.stopped_by
+            or finished
+            or is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)
+        ):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

@@ -1,0 +1,5 @@
+"""Batches in: from shards, rows and positions to the DataModules of the stages."""
+
+from nanochat_pl.data.pretrain import PretrainData
+
+__all__ = ["PretrainData"]

@@ -1,0 +1,38 @@
+"""What a training step receives.
+
+Letters: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+from torch import Tensor
+
+
+class Position(TypedDict):
+    """Where in the endless sequence of documents a rank stands after a batch; see `shards.py` for the numbers.
+
+    Keys:
+        next: number of the first document not yet taken into the buffer.
+        buffered: (n,) int64 numbers of the documents in the buffer, ascending.
+        skipped: file name of each shard left out so far, and what is wrong with it.
+    """
+
+    next: int
+    buffered: Tensor
+    skipped: dict[str, str]
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one rank.
+
+    Attributes:
+        inputs: (B, T) int64 ids.
+        targets: (B, T) int64 ids that follow the inputs, -1 where not scored.
+        position: where the data stands once this batch has been trained on; None where nothing resumes.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    position: Position | None = None

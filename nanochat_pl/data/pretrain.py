@@ -1,0 +1,364 @@
+"""PretrainData: text shards of a corpus become batches of packed rows, on every rank its own.
+
+    Documents ─ text ─► Tokenizer ─ ids ─► BestFit ─ rows ─► Batch with its position ─► Trainer ─► checkpoint
+
+A batch carries the position behind it, because the Trainer fetches one batch ahead and a worker several: what
+counts is the last batch trained on. Its position is noted when the batch is handed to the step, gathered from all
+ranks into the checkpoint, and the same rows follow after a restart. Validation always reads the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from nanochat_pl.data.batch import Batch, Position
+from nanochat_pl.data.packing import BestFit, Document
+from nanochat_pl.data.shards import Documents, NumberedText
+from nanochat_pl.system.assets import CORPORA
+from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
+from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.paths import corpus_dir, tokenizer_dir
+from nanochat_pl.system.ranks import gathered
+from nanochat_pl.system.signals import ignore_stop_signals
+from nanochat_pl.tokenizer.encoding import Tokenizer
+
+ENCODED_TOGETHER = 64  # documents
+BATCHES_AHEAD = 4
+MOST_READERS = 8  # threads that read the buffer again after a restart
+
+
+class PretrainData(LightningDataModule):
+    """Rows of T+1 tokens that begin with BOS, packed from a corpus while training runs.
+
+    Args:
+        corpus: name of a folder below `data/` in the base directory.
+        path: folder of your own parquet, JSONL or text files; takes the place of `corpus`.
+        tokenizer: name or folder of a tokenizer; null means the one named after the corpus.
+        sequence_len: tokens of a row.
+        device_batch_rows: rows of one micro-batch on one device.
+        batch_tokens: tokens of one optimizer step over all devices; accumulation follows from it.
+        buffer_docs: documents the packing chooses from.
+        shuffle_seed: seed of a new order of shards in every epoch; null keeps the order of their names.
+        on_bad_shard: "error" ends the run at a damaged shard, "skip" says so and leaves it out.
+        num_workers: 1 packs in a process beside the training, 0 within it.
+    """
+
+    def __init__(
+        self,
+        corpus: str = "fineweb_edu",
+        path: str | None = None,
+        tokenizer: str | None = None,
+        sequence_len: int = 2048,
+        device_batch_rows: int = 32,
+        batch_tokens: int = 524288,
+        buffer_docs: int = 1000,
+        shuffle_seed: int | None = None,
+        on_bad_shard: BadShardPolicy = "error",
+        num_workers: int = 1,
+    ) -> None:
+        super().__init__()
+        if num_workers not in (0, 1):
+            raise BadInput(
+                f"data.init_args.num_workers={num_workers}: one process packs faster than any GPU reads; give 0 or 1"
+            )
+        if buffer_docs < 1:
+            raise BadInput(f"data.init_args.buffer_docs={buffer_docs}: the packing needs 1 document at least")
+        self.corpus, self.path, self.tokenizer = corpus, path, tokenizer
+        self.sequence_len, self.device_batch_rows, self.batch_tokens = (
+            sequence_len,
+            device_batch_rows,
+            batch_tokens,
+        )
+        self.buffer_docs, self.shuffle_seed = buffer_docs, shuffle_seed
+        self.on_bad_shard, self.num_workers = on_bad_shard, num_workers
+        self.config_path = "configs/d20_base.yaml"
+        self.eval_tokens = 20 * 524288
+        self.corpus_on_disk: Corpus | None = None
+        self.tokenizer_on_disk: Tokenizer | None = None
+        self._position: Position | None = None
+        self._validation: tuple[int, list[Batch]] | None = None
+        self._reported: set[str] = set()
+
+    @property
+    def corpus_folder(self) -> Path:
+        """The folder the texts are read from."""
+        return Path(self.path).expanduser() if self.path else corpus_dir(self.corpus)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder the tokenizer is read from."""
+        if self.tokenizer and Path(self.tokenizer).expanduser().is_dir():
+            return Path(self.tokenizer).expanduser()
+        return tokenizer_dir(self.tokenizer or self.corpus_folder.absolute().name)
+
+    def preflight(self) -> tuple[str, ...]:
+        """Open corpus and tokenizer, so that what is missing is known before anything else happens.
+
+        Returns:
+            What a user should hear about the corpus.
+
+        Raises:
+            BadInput: there is no corpus of this name.
+            Failure: corpus or tokenizer is missing or damaged.
+        """
+        require_corpus(self.corpus_folder, self.corpus, self.path, self.config_path)
+        self.corpus_on_disk = open_corpus(self.corpus_folder, on_bad_shard=self.on_bad_shard)
+        if not self.tokenizer_folder.is_dir():
+            raise Failure(
+                f"{self.tokenizer_folder}: there is no tokenizer\n"
+                f"Train it: python cli.py tokenizer train --corpus {self.path or self.corpus}"
+            )
+        self.tokenizer_on_disk = Tokenizer.load(self.tokenizer_folder)
+        return self.corpus_on_disk.notes
+
+    def setup(self, stage: str) -> None:
+        """Open corpus and tokenizer, unless `preflight` did."""
+        if self.corpus_on_disk is None:
+            self.preflight()
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the endless batches of this rank, from the restored position on."""
+        stream = RowStream(
+            self.corpus_on_disk,
+            self.tokenizer_on_disk,
+            rows=self.device_batch_rows,
+            sequence_len=self.sequence_len,
+            buffer_docs=self.buffer_docs,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            shuffle_seed=self.shuffle_seed,
+            on_bad_shard=self.on_bad_shard,
+            start=self._position,
+        )
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=BATCHES_AHEAD if self.num_workers else None,
+            worker_init_fn=_ignore_stop_signals,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator(),  # its own: a loader draws a number when it starts
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return this rank's part of the first `eval_tokens` tokens of validation rows; each time the same."""
+        if self._validation is None or self._validation[0] != self.eval_tokens:
+            batches = validation_batches(
+                iter_texts(self.corpus_on_disk.val),
+                self.tokenizer_on_disk,
+                tokens=self.eval_tokens,
+                rows=self.device_batch_rows,
+                sequence_len=self.sequence_len,
+                buffer_docs=self.buffer_docs,
+            )
+            mine = islice(batches, self.trainer.global_rank, None, self.trainer.world_size)
+            self._validation = self.eval_tokens, list(mine)
+        return DataLoader(self._validation[1], batch_size=None, generator=torch.Generator())
+
+    def on_before_batch_transfer(self, batch: Batch | Failure, dataloader_idx: int) -> Batch:
+        """Note the position of the batch about to be trained on, and take it off the batch.
+
+        Raises:
+            Failure: what the packing met instead of this batch.
+        """
+        if isinstance(batch, Failure):
+            raise batch
+        if batch.position is not None:
+            self._position = batch.position
+            self._report_skipped(batch.position["skipped"])
+        return batch._replace(position=None)
+
+    def _report_skipped(self, skipped: dict[str, str]) -> None:
+        for name in skipped.keys() - self._reported:
+            self._reported.add(name)
+            print(
+                f"warning: {skipped[name]}; its documents are skipped ({len(skipped)} so far)",
+                file=sys.stderr,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of every rank and what they are positions in."""
+        return {"data": self._identity(), "positions": gathered(self._position)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue behind the last batch trained on.
+
+        Raises:
+            Failure: the checkpoint's positions are not positions in this data; both values are shown.
+        """
+        saved, now = state_dict["data"], self._identity()
+        changes = [f"{key} {saved.get(key)} -> {now[key]}" for key in now if saved.get(key) != now[key]]
+        if changes:
+            raise Failure(
+                f"the checkpoint continues other data than this: {', '.join(changes)}\n"
+                "Restore these values to continue, or add --fresh to start over (the old run is moved aside)."
+            )
+        self._position = state_dict["positions"][self.trainer.global_rank]
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what a position depends on."""
+        return {
+            "ranks": self.trainer.world_size,
+            "corpus": self.corpus_on_disk.fingerprint[:12],
+            "tokenizer": self.tokenizer_on_disk.fingerprint[:12],
+            "shuffle_seed": self.shuffle_seed,
+            "buffer_docs": self.buffer_docs,
+        }
+
+
+def require_corpus(folder: Path, corpus: str, path: str | None, config: str) -> None:
+    """Refuse a corpus that is not here, with the command that gets it.
+
+    Raises:
+        BadInput: no corpus has this name, or there is no folder at `path`.
+        Failure: the corpus is known but not here.
+    """
+    if folder.is_dir():
+        return
+    if path is not None:
+        raise BadInput(f"data.init_args.path={path}: there is no such folder")
+    if corpus in CORPORA:
+        command = CORPORA[corpus].obtain.format(config=config)
+        raise Failure(f"{folder}: the corpus {corpus} is not here\nGet it: {command}")
+    near = get_close_matches(corpus, CORPORA, n=1)
+    hint = (
+        f"Did you mean {near[0]}?"
+        if near
+        else f"Known are {', '.join(CORPORA)}; for your own files use data.init_args.path."
+    )
+    raise BadInput(f"data.init_args.corpus={corpus}: there is no such corpus ({folder})\n{hint}")
+
+
+class RowStream(IterableDataset):
+    """Endless batches of packed rows for one rank; a `Failure` takes the place of the batch it prevents.
+
+    (An exception raised in a worker would reach the user as a traceback.)
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        *,
+        rows: int,
+        sequence_len: int,
+        buffer_docs: int,
+        rank: int,
+        world_size: int,
+        shuffle_seed: int | None,
+        on_bad_shard: BadShardPolicy,
+        start: Position | None,
+    ) -> None:
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self.rows, self.sequence_len, self.buffer_docs = rows, sequence_len, buffer_docs
+        self.rank, self.world_size = rank, world_size
+        self.shuffle_seed, self.on_bad_shard = shuffle_seed, on_bad_shard
+        self.start = start
+
+    def __iter__(self) -> Iterator[Batch | Failure]:
+        try:
+            yield from self._batches()
+        except Failure as failure:
+            yield failure
+
+    def _batches(self) -> Iterator[Batch]:
+        documents = self._documents()
+        packing = self._packing(documents)
+        while True:
+            rows = torch.from_numpy(np.stack([packing.row() for _ in range(self.rows)]))  # (B, T + 1)
+            yield Batch(rows[:, :-1].clone(), rows[:, 1:].clone(), _position(packing, documents))
+
+    def _packing(self, documents: Documents) -> BestFit:
+        """Return the packing as it stood at the start position."""
+        start = self.start or Position(next=0, buffered=torch.empty(0, dtype=torch.int64), skipped={})
+        documents.skipped |= start["skipped"]
+        return BestFit(
+            self._tokenized(documents, documents.numbers_from(start["next"])),
+            row_tokens=self.sequence_len + 1,
+            buffer_docs=self.buffer_docs,
+            buffered=self._read_again(start["buffered"].numpy()),
+        )
+
+    def _read_again(self, numbers: np.ndarray) -> Iterator[Document]:
+        """Read the documents that were in the buffer; they may lie far apart, so several are read at a time.
+
+        They are read whatever is skipped now: the buffer may hold documents from before a shard's damage.
+        """
+        threads = min(MOST_READERS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [part.tolist() for part in np.array_split(numbers, threads)]
+            for documents in pool.map(lambda part: list(self._tokenized(self._documents(), part)), parts):
+                yield from documents
+
+    def _documents(self) -> Documents:
+        return Documents(
+            self.corpus.train,
+            rank=self.rank,
+            world_size=self.world_size,
+            shuffle_seed=self.shuffle_seed,
+            on_bad_shard=self.on_bad_shard,
+        )
+
+    def _tokenized(self, documents: Documents, numbers: Iterable[int]) -> Iterator[Document]:
+        return tokenized(documents.read(numbers), self.tokenizer, self.sequence_len + 1)
+
+
+def _position(packing: BestFit, documents: Documents) -> Position:
+    """Return where the data stands behind the rows packed so far."""
+    buffered = torch.from_numpy(packing.buffered)
+    return Position(next=packing.last_taken + 1, buffered=buffered, skipped=dict(documents.skipped))
+
+
+def tokenized(texts: Iterable[NumberedText], tokenizer: Tokenizer, row_tokens: int) -> Iterator[Document]:
+    """Yield each text as a document that begins with BOS, with as many ids as a row can hold."""
+    texts = iter(texts)
+    while chunk := list(islice(texts, ENCODED_TOGETHER)):
+        ids, offsets = tokenizer.encode_flat([text for _, text in chunk], prepend_bos=True)
+        for (number, _), start, end in zip(chunk, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            yield Document(number, end - start, ids[start : min(end, start + row_tokens)].copy())
+
+
+def validation_batches(
+    texts: Iterable[str], tokenizer: Tokenizer, *, tokens: int, rows: int, sequence_len: int, buffer_docs: int
+) -> Iterator[Batch]:
+    """Yield the rows validation is measured on, `rows` at a time: one pass over the texts, packed as for one rank.
+
+    Args:
+        texts: the documents of the validation split.
+        tokenizer: gives their ids.
+        tokens: how many to read, rounded down to whole rows, one row at least.
+        rows: rows of a batch; only the last may have fewer.
+        sequence_len: tokens of a row; the last row is padded with targets of -1 if the texts run out.
+        buffer_docs: documents the packing chooses from.
+    """
+    documents = tokenized(map(NumberedText._make, enumerate(texts)), tokenizer, sequence_len + 1)
+    packing = BestFit(documents, row_tokens=sequence_len + 1, buffer_docs=buffer_docs)
+    packed = (row for _ in range(max(1, tokens // sequence_len)) if len(row := packing.row()) > 1)
+    while chunk := list(islice(packed, rows)):
+        yield _padded(chunk, sequence_len, tokenizer.bos_id)
+
+
+def _padded(rows: list[np.ndarray], sequence_len: int, bos_id: int) -> Batch:
+    """Stack rows of up to T + 1 tokens; what is missing is BOS to read and -1 to predict."""
+    inputs = torch.full((len(rows), sequence_len), bos_id, dtype=torch.int64)
+    targets = torch.full((len(rows), sequence_len), -1, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        inputs[place, : len(row) - 1] = torch.from_numpy(row[:-1])
+        targets[place, : len(row) - 1] = torch.from_numpy(row[1:])
+    return Batch(inputs, targets)
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    ignore_stop_signals()
