@@ -13,6 +13,8 @@ from torch import Tensor
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput
 
+LOWEST_TEMPERATURE = 1e-30  # already here only the largest can be drawn; 1 / 1e-40 is infinite in fp32
+
 
 @torch.no_grad()
 def sample_next(
@@ -46,13 +48,15 @@ def sample_next(
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """Return one column number per row, (B, 1); the largest logit becomes 0 first, so no temperature overflows."""
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, LOWEST_TEMPERATURE)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)
 
 
 def _require_sampling(temperature: float, top_k: int | None) -> None:
     if not temperature >= 0.0:
-        raise BadInput(f"temperature={temperature} is negative; give 0 for the likeliest id or more for chance")
+        raise BadInput(
+            f"temperature={temperature} is negative; give 0 for the likeliest id or more for chance"
+        )
     if top_k is not None and top_k < 1:
         raise BadInput(f"top_k={top_k} leaves no id to draw; give 1 or more, or leave it out")
 
@@ -87,6 +91,7 @@ def complete(
     """
     if not ids:
         raise BadInput("ids is empty; begin with at least the BOS id")
+    _require_sampling(temperature, top_k)
     context, new = list(ids), []
     for _ in range(max_new_tokens):
         logits = _last_logits(gpt, context[-gpt.config.sequence_len :])  # (1, V)
