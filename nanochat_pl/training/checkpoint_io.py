@@ -65,10 +65,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write `checkpoint` to `path` and its receipt beside it."""
         path, self.error = Path(path), None
         try:
-            with atomic_write(path) as temporary, temporary.open("wb") as file:
-                hashing = _HashingFile(file)
-                torch.save(checkpoint, hashing)  # streams: no second copy in memory
-            facts = {"step": checkpoint["global_step"], "bytes": hashing.bytes, "sha256": hashing.hexdigest()}
+            written = _write(checkpoint, path)
+            facts = {"step": checkpoint["global_step"], "bytes": written.bytes, "sha256": written.hexdigest()}
             facts |= {"time": time.time(), **self.facts}
             write_json(receipt_path(path), facts)
         except OSError as error:
@@ -91,17 +89,39 @@ class _HashingFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest, self.bytes = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self._digest.update(data)
         self.bytes += len(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> _HashingFile:
+    """Stream `checkpoint` to `path` without a second copy in memory.
+
+    Raises:
+        OSError: the disk refused; torch would hide that behind a RuntimeError about offsets.
+    """
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(checkpoint, hashing)
+        except RuntimeError:
+            if hashing.error is None:
+                raise
+            raise hashing.error from None
+    return hashing
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -43,7 +43,9 @@ def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base):
     assert stage.weights("two_killed") == stage.weights("two")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "preempted"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "preempted"]
+)
 def test_stopped_run_saves_says_so_and_continues(stage, unbroken, number, code):
     run = f"stopped_{code}"
     process = stage.start("fit", run=run)

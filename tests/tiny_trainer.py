@@ -1,0 +1,80 @@
+"""A tiny module in a real Trainer in this process, fed with random rows, for tests of callbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch.utils.data import DataLoader
+
+from nanochat_pl.data.batch import Batch
+from nanochat_pl.training.callbacks.token_budget import TokenBudget
+from nanochat_pl.training.checkpoint_io import AtomicCheckpointIO
+from nanochat_pl.training.language_model import LanguageModel
+from nanochat_pl.training.plan import make_plan
+
+VOCAB_SIZE, ROWS, SEQUENCE_LEN = 64, 2, 16
+
+
+class RandomRows(LightningDataModule):
+    """Random ids, the same in every run."""
+
+    sequence_len = SEQUENCE_LEN
+
+    def val_dataloader(self) -> list:
+        """Return nothing to validate on."""
+        return []
+
+    def train_dataloader(self) -> DataLoader:
+        """Return 1,000 batches."""
+        draw = torch.Generator().manual_seed(0)
+        rows = [torch.randint(VOCAB_SIZE, (ROWS, SEQUENCE_LEN + 1), generator=draw) for _ in range(1000)]
+        return DataLoader([Batch(ids[:, :-1], ids[:, 1:]) for ids in rows], batch_size=None)
+
+
+def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
+    """Return a module of two layers with its plan."""
+    torch.manual_seed(42)
+    model = LanguageModel(
+        depth=2, vocab_size=VOCAB_SIZE, aspect_ratio=16, head_dim=16, compile=False, **settings
+    )
+    plan = make_plan(
+        model.gpt_config(SEQUENCE_LEN),
+        sequence_len=SEQUENCE_LEN,
+        device_batch_rows=ROWS,
+        batch_tokens=ROWS * SEQUENCE_LEN * accumulation,
+        world_size=1,
+        max_steps=steps,
+        embedding_lr=model.embedding_lr,
+        unembedding_lr=model.unembedding_lr,
+        matrix_lr=model.matrix_lr,
+    )
+    model.follow(plan)
+    return model
+
+
+def train(model: LanguageModel, folder: Path, *callbacks: Callback, logger=False) -> Trainer:
+    """Train to the planned end and return the Trainer."""
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision="32-true",
+        max_epochs=-1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
+        default_root_dir=folder,
+        logger=logger,
+        log_every_n_steps=1,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[TokenBudget(), *callbacks],
+    )
+    trainer.strategy.checkpoint_io.facts = {
+        "model": model.gpt_config(SEQUENCE_LEN).to_dict(),
+        "world_size": 1,
+    }
+    trainer.fit(model, datamodule=RandomRows())
+    return trainer
