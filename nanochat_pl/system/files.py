@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a complete folder in the place of `target`; no name swaps two folders, so an older one steps aside.
+
+    Args:
+        new: the folder to be renamed, on the file system of `target`.
+        target: where it goes; for a moment between two renames nothing is there.
+    """
+    old = new.with_name(new.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    force_to_disk(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def force_to_disk(path: Path) -> None:
