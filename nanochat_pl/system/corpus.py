@@ -14,8 +14,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.files import atomic_write, sha256_of, temporary_beside, write_json
+from nanochat_pl.system.files import atomic_write, replace_folder, sha256_of, temporary_beside, write_json
 
 MANIFEST = "MANIFEST.json"
 TEXT_COLUMN = "text"
@@ -107,7 +107,13 @@ class TextFile:
         if self._parquet is None:
             return pa.array(_plain_texts(self.path), pa.large_string())
         with _naming(self.path):
-            return self._parquet.read_row_group(number, columns=[TEXT_COLUMN], use_threads=False).column(0)
+            texts = self._parquet.read_row_group(number, columns=[TEXT_COLUMN], use_threads=False).column(0)
+        rows = self.starts[number + 1] - self.starts[number]
+        if len(texts) != rows:  # page headers have no checksum
+            raise Failure(
+                f"{self.path}: damaged, row group {number} has {len(texts)} of {rows} rows\n{REMEDY}"
+            )
+        return texts
 
     def iter_texts(self) -> Iterator[str | None]:
         """Yield every text in order without holding more than one group; a missing text is None."""
@@ -127,7 +133,12 @@ class TextFile:
     def _parquet_starts(self) -> list[int]:
         metadata = self._parquet.metadata
         sizes = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
-        return list(accumulate(sizes, initial=0))
+        starts = list(accumulate(sizes, initial=0))
+        if starts[-1] != metadata.num_rows:
+            raise Failure(
+                f"{self.path}: damaged, its groups have {starts[-1]} of {metadata.num_rows} rows\n{REMEDY}"
+            )
+        return starts
 
 
 def as_texts(path: Path, column: pa.ChunkedArray | pa.Array) -> list[str | None]:
@@ -155,8 +166,7 @@ def open_corpus(root: Path, *, on_bad_shard: BadShardPolicy = "error") -> Corpus
         Failure: nothing usable is here, or a shard is bad; the message names the folder or the file.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise Failure(f"{root}: there is no such folder, so no corpus")
+    _require_folder(root)
     shards, notes = (_listed if (root / MANIFEST).exists() else _found)(root, on_bad_shard)
     train = tuple(shard for shard in shards if shard.split == "train" and shard.rows)
     val = tuple(shard for shard in shards if shard.split == "val" and shard.rows)
@@ -226,14 +236,14 @@ def write_corpus(
         Failure: there is no document for one of the splits, or the disk refuses; nothing is left behind.
     """
     building = temporary_beside(Path(root))
-    building.mkdir(parents=True)
     try:
+        building.mkdir(parents=True)
         entries: list[dict[str, Any]] = []
         for split, documents in (("train", texts), ("val", val_texts)):
             entries += _write_split(building, len(entries), documents, split, rows_per_shard, row_group_rows)
         write_json(building / MANIFEST, {"version": 1, "made_from": dict(made_from or {}), "shards": entries})
         require_both_splits(root, {entry["split"] for entry in entries})
-        _replace_folder(building, Path(root))
+        replace_folder(building, Path(root))
     except OSError as error:
         raise Failure(f"{root}: could not be written: {error.strerror or error}") from error
     finally:
@@ -272,17 +282,29 @@ def check_corpus(root: Path) -> list[str]:
     """
     root = Path(root)
     try:
-        corpus = None if (root / MANIFEST).exists() else open_corpus(root, on_bad_shard="skip")
+        has_manifest = (root / MANIFEST).exists()
         entries = (
-            read_manifest(root)["shards"]
-            if corpus is None
-            else [{"file": path.name} for path in _files(root)]
+            read_manifest(root)["shards"] if has_manifest else [{"file": p.name} for p in _found_files(root)]
         )
     except Failure as failure:
-        return [str(failure).splitlines()[0]]
+        return [_first_line(failure)]
     findings = [finding for entry in entries if (finding := _check_shard(root, entry))]
     named = {entry["file"] for entry in entries}
-    return findings + [f"{path}: is not in the manifest" for path in _files(root) if path.name not in named]
+    findings += [f"{path}: is not in the manifest" for path in _files(root) if path.name not in named]
+    return findings or _check_splits(root)
+
+
+def _check_splits(root: Path) -> list[str]:
+    """Return what is wrong with a corpus whose every file is well."""
+    try:
+        open_corpus(root)
+    except Failure as failure:
+        return [_first_line(failure)]
+    return []
+
+
+def _first_line(failure: Failure) -> str:
+    return str(failure).splitlines()[0]
 
 
 def _check_shard(root: Path, entry: Mapping[str, Any]) -> str | None:
@@ -297,7 +319,7 @@ def _check_shard(root: Path, entry: Mapping[str, Any]) -> str | None:
         nulls = sum(text is None for text in file.iter_texts())
         file.close()
     except Failure as failure:
-        return str(failure).splitlines()[0]
+        return _first_line(failure)
     if file.rows != entry.get("rows", file.rows):
         return f"{path}: has {file.rows} rows, the manifest says {entry['rows']}"
     return f"{path}: {nulls} rows have no text (null)" if nulls else None
@@ -333,9 +355,7 @@ def _listed(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list
 
 def _found(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list[str]]:
     """Return the shards of a folder without a manifest, and which of them is validation."""
-    paths = _files(root)
-    if not paths:
-        raise Failure(f"{root}: no text here; expected files named *{', *'.join(SUFFIXES)}")
+    paths = _found_files(root)
     pinned = root.name in CORPORA and CORPORA[root.name].validation_file
     val_path = root / pinned if pinned and root / pinned in paths else paths[-1]
     shards, notes = [], []
@@ -347,7 +367,7 @@ def _found(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list[
         except Failure as failure:
             if on_bad_shard == "error" or path == val_path:
                 raise
-            notes.append(f"{str(failure).splitlines()[0]}; it is skipped")
+            notes.append(f"{_first_line(failure)}; it is skipped")
     if len(paths) == 1:
         return _hold_out(shards[0])
     if val_path.name != pinned:
@@ -368,6 +388,20 @@ def _hold_out(shard: Shard) -> tuple[list[Shard], list[str]]:
     val = shard._replace(rows=val_rows, split="val", first_row=train_rows)
     note = f"{shard.path}: the only file; its last {val_rows} of {shard.rows} documents are validation"
     return [train, val], [note]
+
+
+def _found_files(root: Path) -> list[Path]:
+    """Return the files of a folder without a manifest, at least one."""
+    _require_folder(root)
+    paths = _files(root)
+    if not paths:
+        raise Failure(f"{root}: no text here; expected files named *{', *'.join(SUFFIXES)}")
+    return paths
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise Failure(f"{root}: there is no such folder, so no corpus")
 
 
 def _files(root: Path) -> list[Path]:
@@ -441,7 +475,18 @@ def _json_texts(path: Path, lines: Iterable[str]) -> Iterator[str | None]:
             raise Failure(
                 f'{path}: line {number}: "{TEXT_COLUMN}" is {type(text).__name__}, not a string\n{REMEDY}'
             )
+        if text is not None and not _is_unicode(text):
+            raise Failure(f'{path}: line {number}: "{TEXT_COLUMN}" has half a surrogate pair\n{REMEDY}')
         yield text
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether UTF-8 can hold `text`; JSON can spell halves of surrogate pairs, which it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _naming:
@@ -454,7 +499,7 @@ class _naming:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)):
+        if isinstance(error, (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError)):
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise Failure(f"{self.path}: damaged, or not what its name says ({reason})\n{REMEDY}") from error
 
@@ -487,12 +532,3 @@ def _write_shard(path: Path, groups: Iterable[list[str]], split: str) -> dict[st
             rows += len(group)
     facts = {"file": path.name, "rows": rows, "bytes": path.stat().st_size}
     return facts | {"sha256": sha256_of(path), "split": split}
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in the place of `target`."""
-    old = new.with_name(new.name + ".old")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
