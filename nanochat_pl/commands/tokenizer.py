@@ -55,7 +55,7 @@ def _corpus_folder(corpus: str) -> Path:
         BadInput: no corpus has this name and there is no such folder.
         Failure: the corpus is known but not here.
     """
-    is_name = Path(corpus).name == corpus
+    is_name = _is_plain(corpus)
     if is_name and corpus_dir(corpus).is_dir():
         return corpus_dir(corpus)
     if corpus and Path(corpus).expanduser().is_dir():
@@ -82,8 +82,13 @@ def _plain_name(name: str) -> str:
     Raises:
         BadInput: it is empty or contains a separator.
     """
-    if Path(name).name != name or name in ("", ".", ".."):
+    if not _is_plain(name):
         raise BadInput(
             f"--name {name!r} must be one plain name; it becomes a folder below {tokenizer_dir('')}"
         )
     return name
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether a name is that of one folder, not a path to elsewhere."""
+    return Path(name).name == name and name not in ("", "..")
