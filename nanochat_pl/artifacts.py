@@ -4,7 +4,7 @@
     config.json         GPTConfig
     tokenizer files     as `Tokenizer.save` writes them
     generation.json     defaults for sampling
-    provenance.json     run, step, tokens seen, versions: where this came from
+    provenance.json     run, step, tokens seen, versions: where this came from; sha256 of the weights
 
 A folder is complete or absent: it is filled beside its place and renamed. What is needed to resume training stays
 in the run's checkpoints.
@@ -13,7 +13,6 @@ in the run's checkpoints.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +25,14 @@ from safetensors.torch import load_file, save_file
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.files import force_to_disk, write_json
+from nanochat_pl.system.files import force_to_disk, replace_folder, sha256_of, temporary_beside, write_json
 from nanochat_pl.system.paths import run_dir
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+PROVENANCE = "provenance.json"
+WEIGHTS_SHA256 = "weights_sha256"
 GENERATION_DEFAULTS = {"temperature": 0.8, "top_k": 50, "max_new_tokens": 256}
 
 
@@ -49,30 +52,35 @@ def save_artifact(folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapp
         folder: the artifact's folder; its parent is created.
         gpt: the model; weights are stored in fp32 on the CPU.
         tokenizer: the tokenizer it was trained with.
-        provenance: JSON-ready facts about its origin.
+        provenance: JSON-ready facts about its origin; the sha256 of the weights is added.
+
+    Raises:
+        Failure: the disk refuses; what was there stays.
     """
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    new = temporary_beside(folder)
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    try:
+        new.mkdir(parents=True)
+        _write_files(new, gpt, tokenizer, provenance)
+        replace_folder(new, folder)
+    except (OSError, SafetensorError) as error:
+        raise Failure(
+            f"{folder}: could not be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_files(folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapping[str, Any]) -> None:
+    """Fill `folder` and force it to the disk."""
     weights = {name: value.detach().float().cpu().contiguous() for name, value in gpt.state_dict().items()}
-    save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save(new)
-    write_json(new / "config.json", gpt.config.to_dict())
-    write_json(new / "generation.json", GENERATION_DEFAULTS)
-    write_json(new / "provenance.json", dict(provenance))
-    for path in (*new.iterdir(), new):
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    tokenizer.save(folder)
+    write_json(folder / CONFIG, gpt.config.to_dict())
+    write_json(folder / "generation.json", GENERATION_DEFAULTS)
+    write_json(folder / PROVENANCE, dict(provenance) | {WEIGHTS_SHA256: sha256_of(folder / WEIGHTS)})
+    for path in (*folder.iterdir(), folder):
         force_to_disk(path)
-    _replace_folder(new, folder)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; folders cannot be swapped in one step, so the old one steps aside."""
-    old = folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    force_to_disk(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_artifact(folder: Path, device: str | torch.device = "cpu") -> Artifact:
@@ -82,11 +90,11 @@ def load_artifact(folder: Path, device: str | torch.device = "cpu") -> Artifact:
         Failure: a file is missing or damaged, or weights, configuration and tokenizer do not belong together.
     """
     try:
-        config = GPTConfig.from_dict(json.loads((folder / "config.json").read_text()))
-        provenance = json.loads((folder / "provenance.json").read_text())
-        weights = load_file(folder / "model.safetensors", device=str(device))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise Failure(f"{folder}: not a complete artifact ({error})") from None
+        config = GPTConfig.from_dict(_read_object(folder / CONFIG))
+    except BadInput as error:
+        raise Failure(f"{folder / CONFIG}: {error}") from None
+    provenance = _read_object(folder / PROVENANCE)
+    weights = _read_weights(folder / WEIGHTS, provenance.get(WEIGHTS_SHA256), device)
     gpt = _fill(GPT.on_meta(config), weights, folder, device)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size != config.vocab_size:
@@ -97,6 +105,32 @@ def load_artifact(folder: Path, device: str | torch.device = "cpu") -> Artifact:
     return Artifact(gpt, tokenizer, provenance, folder)
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path}: {_reason(error)}, so there is no complete artifact here") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path}: damaged, holds no JSON object")
+    return value
+
+
+def _read_weights(path: Path, digest: str | None, device: str | torch.device) -> dict[str, torch.Tensor]:
+    """Return the tensors in a file that must have this sha256, where one is known."""
+    try:
+        is_whole = digest is None or sha256_of(path) == digest
+        if is_whole:
+            return load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise Failure(f"{path}: {_reason(error)}, so there is no complete artifact here") from None
+    raise Failure(f"{path}: damaged or altered; its sha256 is not the one in {PROVENANCE}")
+
+
+def _reason(error: Exception) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"damaged ({str(error).splitlines()[0]})"
+
+
 def _fill(gpt: GPT, weights: dict[str, torch.Tensor], folder: Path, device: str | torch.device) -> GPT:
     """Give a model on the meta device its weights and its computed buffers."""
     gpt.to_empty(device=device)
@@ -104,7 +138,9 @@ def _fill(gpt: GPT, weights: dict[str, torch.Tensor], folder: Path, device: str 
     try:
         gpt.load_state_dict(weights)
     except RuntimeError as error:
-        raise Failure(f"{folder}: weights do not fit config.json: {str(error).splitlines()[1].strip()}") from None
+        raise Failure(
+            f"{folder / WEIGHTS}: the weights do not fit {CONFIG}: {str(error).splitlines()[1].strip()}"
+        ) from None
     return gpt.eval()
 
 
@@ -116,10 +152,9 @@ def find_artifact(source: str) -> Path:
     """
     folders = [run_dir(source) / "artifact", Path(source), Path(source) / "artifact"]
     for folder in folders:
-        if (folder / "config.json").is_file():
+        if (folder / CONFIG).is_file():
             return folder
     raise BadInput(
         f"init_from: no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n"
         f"Train it first: python cli.py fit --config configs/{Path(source).name}.yaml"
     )
-

@@ -105,7 +105,9 @@ def activation_bytes(config: GPTConfig, rows: int, sequence_len: int, bytes_per_
     """
     values = 15 * config.n_embd + 3 * _kv_width(config)
     statistics = FP32_BYTES * (2 + 2 * config.n_head + config.n_kv_head)
-    per_token = config.n_layer * (values * bytes_per_value + statistics) + _ends_bytes(config, bytes_per_value)
+    per_token = config.n_layer * (values * bytes_per_value + statistics) + _ends_bytes(
+        config, bytes_per_value
+    )
     copies = bytes_per_value * parameters_by_part(config)["matrices"] if bytes_per_value < FP32_BYTES else 0
     return rows * sequence_len * per_token + copies
 

@@ -93,10 +93,13 @@ def sha256_of(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove temporary files in `folder` whose writing process is dead, and return them."""
+    """Remove temporary files and folders in `folder` whose writing process is dead, and return them."""
     dead = [path for path in folder.glob(".*.tmp") if not _is_alive(path)]
     for path in dead:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return dead
 
 

@@ -26,7 +26,7 @@ from nanochat_pl.system.corpus import (
     write_corpus,
 )
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.files import sha256_of
+from nanochat_pl.system.files import remove_leftovers, sha256_of
 
 TRAIN = [f"document {number}: {'word ' * number}\n\nand 日本語 🙂" for number in range(25)]
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a page of texts begins here
@@ -196,6 +196,9 @@ write_corpus({str(corpus.root)!r}, documents(), val_texts=["v"], rows_per_shard=
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert texts_of(open_corpus(corpus.root)) == (TRAIN, VAL)
     assert check_corpus(corpus.root) == []
+    (left,) = (path for path in corpus.root.parent.iterdir() if path != corpus.root)
+    assert remove_leftovers(corpus.root.parent) == [left]
+    assert list(corpus.root.parent.iterdir()) == [corpus.root]
 
 
 def test_a_refused_rename_puts_the_old_corpus_back(corpus, monkeypatch):
