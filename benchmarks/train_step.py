@@ -120,7 +120,7 @@ def prepared(args: argparse.Namespace) -> LanguageModel:
 
 def by_trainer(args: argparse.Namespace, rows: RandomRows, folder: Path) -> Timed:
     """Train with the Trainer, set up as `cli.py fit` sets it up, without checkpoints and validation."""
-    stopwatch = Stopwatch()
+    stopwatch, log = Stopwatch(), TrainLog()
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -134,7 +134,15 @@ def by_trainer(args: argparse.Namespace, rows: RandomRows, folder: Path) -> Time
         default_root_dir=folder,
         logger=[MetricsFiles(folder)],
         log_every_n_steps=10,
-        callbacks=[TokenBudget(), TrainLog(), FiniteGuard(), ManualGC(), ExactResume(), stopwatch],
+        callbacks=[
+            log,
+            TokenBudget(),
+            FiniteGuard(),
+            ManualGC(),
+            ExactResume(),
+            stopwatch,
+            log.clock_restart,
+        ],
     )
     trainer.fit(prepared(args), datamodule=RandomData(rows, args.sequence_len))
     return _timed(stopwatch.times, stopwatch.losses)

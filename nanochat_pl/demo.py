@@ -7,6 +7,7 @@ model learned: its bits per byte must fall below 40 % of the untrained model's.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.files import write_json
+from nanochat_pl.system.files import write_json, write_text
 from nanochat_pl.system.paths import base_dir, run_dir
+from nanochat_pl.tasks.world import World
 
 CONFIG = "configs/demo_base.yaml"
 RUN = "demo_base"
@@ -30,11 +32,11 @@ def demo(seed: int = 0) -> None:
         seed: seed of the invented world.
     """
     stages = {
-        "data": f"data generate world --seed {seed}",
+        "data": f"data generate world --seed {seed} --force true",
         "tokenizer": "tokenizer train --corpus world --vocab_size 1024",
-        "base": f"fit --config {CONFIG}",
+        "base": f"fit --config {CONFIG} --fresh",
         "validate": f"validate --config {CONFIG}",
-        "samples": f"predict --config {CONFIG}",
+        "samples": f"predict --config {CONFIG} --prompts {shlex.quote(str(_write_prompts(seed)))}",
     }
     seconds = {name: _run(command) for name, command in stages.items()}
     first, last = _bits_per_byte(run_dir(RUN) / "metrics" / "val.jsonl")
@@ -42,15 +44,29 @@ def demo(seed: int = 0) -> None:
         base_dir() / "demo.json",
         {"seed": seed, "seconds": seconds, "bpb": {"untrained": first, "base": last}},
     )
-    print(
-        f"\nbits per byte {first:.3f} untrained -> {last:.3f} trained ({last / first:.0%}); {sum(seconds.values()):.0f} s in all"
-    )
+    print(f"\nbits per byte {first:.3f} untrained -> {last:.3f} trained ({last / first:.0%})")
+    print(f"time:    {sum(seconds.values()):.0f} s in all")
     print(f"curves:  {Path(sys.executable).with_name('tensorboard')} --logdir {run_dir(RUN) / 'logs'}")
     print(f"model:   {run_dir(RUN) / 'artifact'}")
     if last >= LEARNED * first:
         raise Failure(
             f"demo: bits per byte fell to {last / first:.0%} of the untrained model's; expected below {LEARNED:.0%}"
         )
+
+
+def _write_prompts(seed: int) -> Path:
+    """Write beginnings of sentences about the towns of this world, and return their file."""
+    towns = [town.name for town in World(seed=seed).towns[:3]]
+    prompts = (
+        f"The town of {towns[0]}",
+        f"Let us visit the town of {towns[1]}.",
+        f"The flag of {towns[2]} is",
+        "This page is about",
+        "One morning the children",
+    )
+    path = base_dir() / "demo_prompts.txt"
+    write_text(path, "\n".join(prompts) + "\n")
+    return path
 
 
 def _run(command: str) -> float:
@@ -61,7 +77,7 @@ def _run(command: str) -> float:
     """
     print(f"\n$ python cli.py {command}", flush=True)
     start = time.perf_counter()
-    code = subprocess.run([sys.executable, "cli.py", *command.split()], cwd=ROOT, check=False).returncode
+    code = subprocess.run([sys.executable, "cli.py", *shlex.split(command)], cwd=ROOT, check=False).returncode
     if code != 0:
         raise Failure(f"demo: `python cli.py {command}` ended with exit code {code}")
     return round(time.perf_counter() - start, 1)

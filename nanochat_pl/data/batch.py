@@ -16,12 +16,12 @@ class Position(TypedDict):
     Keys:
         next: number of the first document not yet taken into the buffer.
         buffered: (n,) int64 numbers of the documents in the buffer, ascending.
-        skipped: file name of each shard left out so far, and what is wrong with it.
+        skipped: by file name, from which document number on a shard is left out, and why.
     """
 
     next: int
     buffered: Tensor
-    skipped: dict[str, str]
+    skipped: dict[str, tuple[int, str]]
 
 
 class Batch(NamedTuple):

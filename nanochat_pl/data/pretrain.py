@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.data.batch import Batch, Position
 from nanochat_pl.data.packing import BestFit, Document
-from nanochat_pl.data.shards import Documents, NumberedText
+from nanochat_pl.data.shards import Documents, NumberedText, Skipped
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
 from nanochat_pl.system.errors import BadInput, Failure
@@ -180,11 +180,11 @@ class PretrainData(LightningDataModule):
             self._report_skipped(batch.position["skipped"])
         return batch._replace(position=None)
 
-    def _report_skipped(self, skipped: dict[str, str]) -> None:
+    def _report_skipped(self, skipped: dict[str, tuple[int, str]]) -> None:
         for name in skipped.keys() - self._reported:
             self._reported.add(name)
             print(
-                f"warning: {skipped[name]}; its documents are skipped ({len(skipped)} so far)",
+                f"warning: {skipped[name][1]}; its documents are skipped ({len(skipped)} so far)",
                 file=sys.stderr,
             )
 
@@ -265,7 +265,7 @@ class RowStream(IterableDataset):
         self.rows, self.sequence_len, self.buffer_docs = rows, sequence_len, buffer_docs
         self.rank, self.world_size = rank, world_size
         self.shuffle_seed, self.on_bad_shard = shuffle_seed, on_bad_shard
-        self.start = start
+        self.start = start or Position(next=0, buffered=torch.empty(0, dtype=torch.int64), skipped={})
 
     def __iter__(self) -> Iterator[Batch | Failure]:
         try:
@@ -282,20 +282,15 @@ class RowStream(IterableDataset):
 
     def _packing(self, documents: Documents) -> BestFit:
         """Return the packing as it stood at the start position."""
-        start = self.start or Position(next=0, buffered=torch.empty(0, dtype=torch.int64), skipped={})
-        documents.skipped |= start["skipped"]
         return BestFit(
-            self._tokenized(documents, documents.numbers_from(start["next"])),
+            self._tokenized(documents, documents.numbers_from(self.start["next"])),
             row_tokens=self.sequence_len + 1,
             buffer_docs=self.buffer_docs,
-            buffered=self._read_again(start["buffered"].numpy()),
+            buffered=self._read_again(self.start["buffered"].numpy()),
         )
 
     def _read_again(self, numbers: np.ndarray) -> Iterator[Document]:
-        """Read the documents that were in the buffer; they may lie far apart, so several are read at a time.
-
-        They are read whatever is skipped now: the buffer may hold documents from before a shard's damage.
-        """
+        """Read the documents that were in the buffer; they may lie far apart, so several are read at a time."""
         threads = min(MOST_READERS, os.cpu_count() or 1)
         with ThreadPoolExecutor(threads) as pool:
             parts = [part.tolist() for part in np.array_split(numbers, threads)]
@@ -303,13 +298,15 @@ class RowStream(IterableDataset):
                 yield from documents
 
     def _documents(self) -> Documents:
-        return Documents(
+        documents = Documents(
             self.corpus.train,
             rank=self.rank,
             world_size=self.world_size,
             shuffle_seed=self.shuffle_seed,
             on_bad_shard=self.on_bad_shard,
         )
+        documents.skipped |= {name: Skipped(*facts) for name, facts in self.start["skipped"].items()}
+        return documents
 
     def _tokenized(self, documents: Documents, numbers: Iterable[int]) -> Iterator[Document]:
         return tokenized(documents.read(numbers), self.tokenizer, self.sequence_len + 1)
@@ -318,7 +315,8 @@ class RowStream(IterableDataset):
 def _position(packing: BestFit, documents: Documents) -> Position:
     """Return where the data stands behind the rows packed so far."""
     buffered = torch.from_numpy(packing.buffered)
-    return Position(next=packing.last_taken + 1, buffered=buffered, skipped=dict(documents.skipped))
+    skipped = {name: tuple(facts) for name, facts in documents.skipped.items()}
+    return Position(next=packing.last_taken + 1, buffered=buffered, skipped=skipped)
 
 
 def tokenized(texts: Iterable[NumberedText], tokenizer: Tokenizer, row_tokens: int) -> Iterator[Document]:

@@ -35,6 +35,13 @@ class NumberedText(NamedTuple):
     text: str
 
 
+class Skipped(NamedTuple):
+    """A shard that is left out from document number `first` on, whoever reads it and when, and the reason."""
+
+    first: int
+    reason: str
+
+
 class Documents:
     """The endless sequence of training documents, and which of them this rank reads.
 
@@ -60,7 +67,7 @@ class Documents:
         self.shuffle_seed, self.on_bad_shard = shuffle_seed, on_bad_shard
         self.per_epoch = sum(shard.rows for shard in shards)
         self.block_docs = max(1, min(BLOCK_DOCS, self.per_epoch // world_size))
-        self.skipped: dict[str, str] = {}  # file name of each shard left out, and what is wrong with it
+        self.skipped: dict[str, Skipped] = {}  # by file name
         self._order = lru_cache(maxsize=2)(self._order_of_epoch)
         self._file = lru_cache(maxsize=OPEN_FILES)(TextFile)
         self._group = lru_cache(maxsize=DECODED_GROUPS)(self._read_group)
@@ -94,14 +101,14 @@ class Documents:
         shards, ends = self._order(epoch)
         place = bisect_right(ends, index)
         shard = shards[place]
-        if shard.path.name in self.skipped:
+        if shard.path.name in self.skipped and number >= self.skipped[shard.path.name].first:
             return None
         try:
             return self._text_of_row(shard.path, shard.first_row + shard.rows - (ends[place] - index))
         except Failure as failure:
             if self.on_bad_shard == "error":
                 raise
-            self.skipped[shard.path.name] = str(failure).splitlines()[0]
+            self.skipped[shard.path.name] = Skipped(number, str(failure).splitlines()[0])
             return None
 
     def _text_of_row(self, path: Path, row: int) -> str:

@@ -38,7 +38,7 @@ from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
 from nanochat_pl.training.plan import Plan, make_plan
 
 SECTIONS = {"checkpoint": StepCheckpoint, "bits_per_byte": ValidationBitsPerByte, "samples": Samples}
-ALWAYS_ON = (TokenBudget, TrainLog, FiniteGuard, ManualGC, ExactResume, Export)
+ALWAYS_ON = (TokenBudget, FiniteGuard, ManualGC, ExactResume, Export)
 OWN_PACKAGES = ("nanochat_pl.", "lightning.pytorch.")
 
 
@@ -117,6 +117,7 @@ class StageCLI(LightningCLI):
             return None
         section_names = self.parser.callback_keys
         config = dict(self.config_init.trainer)
+        log = TrainLog()
         refuse_what_is_derived(config)
         config |= {
             "default_root_dir": str(self.run_dir),
@@ -129,9 +130,11 @@ class StageCLI(LightningCLI):
             "enable_model_summary": False,
             "plugins": [*(config["plugins"] or []), AtomicCheckpointIO()],
             "callbacks": [
+                log,
                 *(config["callbacks"] or []),
                 *(self.config_init[name] for name in section_names),
                 *(callback() for callback in ALWAYS_ON),
+                log.clock_restart,
             ],
             "log_every_n_steps": config["log_every_n_steps"] or 10,
         }

@@ -321,7 +321,7 @@ def _rate_sources(
 
 def _time_source(gpu: Gpu | None) -> str:
     if gpu is None:
-        return "unknown: the device's peak FLOP/s is not known"
+        return "the device's peak FLOP/s is not known; `fit` shows tokens per second"
     return (
         f"total_flops / (world_size x {gpu.peak_flops_per_s:g} FLOP/s of {gpu.name}"
         f" x {ASSUMED_UTILIZATION:g} assumed utilization)"
@@ -333,7 +333,7 @@ def _shown(key: str, value: float | None) -> str:
     if value is None:
         return "unknown"
     if key == "memory_bytes":
-        return f"{value / 1e9:,.2f} GB"
+        return f"{value / 1e9:,.2f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"
     if key == "learning_rates":
         return f"{value:.6g}"
     if isinstance(value, int):

@@ -19,23 +19,30 @@ class TrainLog(Callback):
     """Log the mean loss of the whole batch and the speed since the last line, every `trainer.log_every_n_steps`.
 
     The loss is the mean over all micro-batches and ranks of one optimizer step. Nothing waits for the device
-    between two lines.
+    between two lines. It stands before the other callbacks and `clock_restart` behind them, so that what they do
+    at the end of a step is not part of the speed.
+
+    Attributes:
+        clock_restart: the callback to put last.
     """
 
     def __init__(self) -> None:
+        self.clock_restart = ClockRestart(self)
+        self.clock = 0.0
         self._loss: Tensor | None = None
-        self._clock = 0.0
+        self._seconds = 0.0
         self._steps = 0
         self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._clock, self._steps, self._first_step = time.perf_counter(), 0, trainer.global_step
+        """Remember where this start began."""
+        self._first_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up the micro-batch's share of the loss; at the end of a step, perhaps log."""
+        self._lap()
         share = outputs["loss"].detach()  # Lightning has divided it by the accumulation
         self._loss = share if self._loss is None else self._loss + share
         if not ends_step(trainer):
@@ -50,13 +57,20 @@ class TrainLog(Callback):
                 logger.log_metrics(metrics, step=step)
         elif step == self._first_step + WARM_UP_STEPS:
             _wait_for_device(pl_module.device)
-            self._clock, self._steps = time.perf_counter(), 0
+            self._lap()
+            self._seconds, self._steps = 0.0, 0
+
+    def _lap(self) -> None:
+        """Add the time since the clock was restarted."""
+        now = time.perf_counter()
+        self._seconds += now - self.clock
+        self.clock = now
 
     def _speed(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """Return tokens per second, utilization and time to go, and restart the clock."""
-        now = time.perf_counter()
-        seconds_per_step = (now - self._clock) / max(1, self._steps)
-        self._clock, self._steps = now, 0
+        """Return tokens per second, utilization and time to go, and begin anew."""
+        self._lap()
+        seconds_per_step = self._seconds / self._steps
+        self._seconds, self._steps = 0.0, 0
         plan = module.plan
         tokens_per_s = plan.batch_tokens / seconds_per_step
         speed = {
@@ -67,6 +81,27 @@ class TrainLog(Callback):
         if peak is not None:
             speed["train/mfu"] = tokens_per_s * plan.flops_per_token / (peak * plan.world_size)
         return speed
+
+
+class ClockRestart(Callback):
+    """The end of the time that counts for nobody's speed; see `TrainLog`.
+
+    Args:
+        train_log: whose clock.
+    """
+
+    def __init__(self, train_log: TrainLog) -> None:
+        self._train_log = train_log
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._train_log.clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Restart the clock behind what the other callbacks did."""
+        self._train_log.clock = time.perf_counter()
 
 
 def _rates(trainer: Trainer) -> dict[str, float]:
