@@ -124,9 +124,13 @@ def test_lone_surrogates_are_read_as_the_replacement_character():
 
 def test_training_is_interrupted_while_it_counts():
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def train_until_interrupted():
+        timer.start()
         train_from_iterator(repeat("no bytecode of Python runs between these texts"), 300, SPLIT_PATTERN)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_until_interrupted()
     timer.join()
 
 
