@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_stage import VOCAB_SIZE, TinyStage
+
+from nanochat_pl.commands import data, tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,13 +32,17 @@ def base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def world_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base directory with a small corpus `world` and its tokenizer; runs of tests live in it side by side."""
-    from tiny_stage import VOCAB_SIZE
-
-    from nanochat_pl.commands import data, tokenizer
-
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(folder))
         data.generate(what="world", documents=600, seed=0)
         tokenizer.train(corpus="world", vocab_size=VOCAB_SIZE)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stage(world_base: Path) -> TinyStage:
+    """A tiny stage, and its run `unbroken`, which went from the first step to the last without a stop."""
+    stage = TinyStage(world_base)
+    stage.fit(run="unbroken")
+    return stage

@@ -24,7 +24,9 @@ def planned(*paths: Path) -> StageCLI:
 
 
 def test_the_sizes_are_all_there():
-    assert {path.stem for path in STAGES} >= {f"d{depth}_base" for depth in (4, 8, 12, 20, 26, 32)} | {"demo_base"}
+    assert {path.stem for path in STAGES} >= {f"d{depth}_base" for depth in (4, 8, 12, 20, 26, 32)} | {
+        "demo_base"
+    }
     assert {path.stem for path in OVERLAYS} >= {"cpu", "gpu1", "gpu8"}
 
 
@@ -52,6 +54,8 @@ def test_overlay_fits_every_stage(stage, overlay):
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
 def test_overlay_sets_scalars_only(path):
     def leaves(node):
-        return [leaf for value in node.values() for leaf in leaves(value)] if isinstance(node, dict) else [node]
+        return (
+            [leaf for value in node.values() for leaf in leaves(value)] if isinstance(node, dict) else [node]
+        )
 
     assert not [leaf for leaf in leaves(yaml.safe_load(path.read_text())) if isinstance(leaf, list)]

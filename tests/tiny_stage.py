@@ -47,7 +47,13 @@ class TinyStage:
             "vocab_size": VOCAB_SIZE,
             "compile": self.compile,
         }
-        data = {"corpus": "world", "sequence_len": 32, "device_batch_rows": 2, "batch_tokens": 256, "buffer_docs": 50}
+        data = {
+            "corpus": "world",
+            "sequence_len": 32,
+            "device_batch_rows": 2,
+            "batch_tokens": 256,
+            "buffer_docs": 50,
+        }
         return {
             "seed_everything": 42,
             "model": {"class_path": "nanochat_pl.training.LanguageModel", "init_args": model},
@@ -64,7 +70,9 @@ class TinyStage:
             "samples": {"every_n_steps": 6, "prompts": ["The river of the town is"], "max_new_tokens": 4},
         }
 
-    def start(self, verb: str, *options: str, run: str, env: dict[str, str] | None = None) -> subprocess.Popen:
+    def start(
+        self, verb: str, *options: str, run: str, env: dict[str, str] | None = None
+    ) -> subprocess.Popen:
         """Start a verb in a process group of its own, output captured."""
         command = [sys.executable, "cli.py", verb, "--config", str(self.config), "--run", run]
         return subprocess.Popen(
@@ -81,7 +89,9 @@ class TinyStage:
         """Return the environment of a start: this base directory, one thread."""
         return os.environ | {"NANOCHAT_BASE_DIR": str(self.base), "OMP_NUM_THREADS": "1"}
 
-    def finish(self, verb: str, *options: str, run: str, timeout_s: float = 240, **kwargs) -> subprocess.CompletedProcess:
+    def finish(
+        self, verb: str, *options: str, run: str, timeout_s: float = 240, **kwargs
+    ) -> subprocess.CompletedProcess:
         """Start a verb and wait for its end."""
         process = self.start(verb, *options, run=run, **kwargs)
         out, err = process.communicate(timeout=timeout_s)
@@ -93,7 +103,9 @@ class TinyStage:
         assert done.returncode == 0, done.stderr
         return done
 
-    def kill_when(self, moment: Callable[[Path], bool], *options: str, run: str, timeout_s: float = 240) -> bool:
+    def kill_when(
+        self, moment: Callable[[Path], bool], *options: str, run: str, timeout_s: float = 240
+    ) -> bool:
         """Start `fit`, kill its whole process group with -9 when `moment(run folder)` first holds.
 
         Returns:

@@ -93,13 +93,13 @@ class StageCLI(LightningCLI):
             parser.add_argument(option, **settings)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and require what has no default."""
-        self.config = parser.parse_args(args)
-        if self.config.model is None or self.config.data is None:
+        """Parse; a command line without any configuration is told what to add."""
+        if not {"--config", "-h", "--help"} & {arg.split("=")[0] for arg in args}:
             raise BadInput(
                 f"{self.verb} needs a stage: no --config was given\n"
                 f"python cli.py {self.verb} --config configs/demo_base.yaml"
             )
+        self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
         """Name the run and settle precision and compilation by what the machine can do."""

@@ -171,9 +171,9 @@ def test_validation_reads_each_document_once_and_pads_what_is_missing(corpus):
     batches = validation(corpus, 10**6)
     assert set(documents_in(batches).values()) == {1}
     (tiny,) = validation(corpus, 10**6, texts=["ab"])
-    assert tiny.inputs[0, :3].tolist() == [256, 97, 98]
+    assert tiny.inputs[0, :3].tolist() == [256, 97, 256]
     assert tiny.targets[0, :3].tolist() == [97, 98, -1]
-    assert (tiny.inputs[0, 3:] == 256).all()
+    assert (tiny.inputs[0, 2:] == 256).all()
 
 
 def data_module(corpus, rank=0, world_size=1, **settings) -> PretrainData:

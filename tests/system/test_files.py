@@ -14,9 +14,14 @@ from nanochat_pl.system.files import atomic_write, remove_leftovers, sha256_of, 
 def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
     target = tmp_path / "a.json"
     write_json(target, {"old": 1})
-    with pytest.raises(KeyError), atomic_write(target) as temporary:
-        temporary.write_text("half")
-        raise KeyError
+
+    def fail_half_way():
+        with atomic_write(target) as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
     assert target.read_text() == '{\n "old": 1\n}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -37,4 +42,6 @@ def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(tmp_path):
     (tmp_path / f".a.{os.getppid()}.tmp").touch()
     (tmp_path / ".notes.tmp").touch()
     assert [path.name for path in remove_leftovers(tmp_path)] == [f".a.{dead.pid}.tmp"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f".a.{os.getppid()}.tmp", ".notes.tmp"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f".a.{os.getppid()}.tmp", ".notes.tmp"]
+    )

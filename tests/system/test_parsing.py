@@ -8,7 +8,14 @@ from jsonargparse import ArgumentParser
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.parsing import Suggesting, explain, nearest
 
-KNOWN = ["--trainer.max_steps", "trainer.max_steps", "depth", "vocab_size", "--model.init_args", "seed_everything"]
+KNOWN = [
+    "--trainer.max_steps",
+    "trainer.max_steps",
+    "depth",
+    "vocab_size",
+    "--model.init_args",
+    "seed_everything",
+]
 
 
 class Parser(Suggesting, ArgumentParser):
@@ -23,7 +30,9 @@ def test_the_nearest_name_is_suggested_in_the_place_of_the_wrong_one():
 
 
 def test_a_long_message_becomes_a_few_lines():
-    message = 'Parser key "model":\n  Does not validate\n  Subtypes: [x]\n  Errors:\n    - no attribute \'MM\'\n'
+    message = (
+        "Parser key \"model\":\n  Does not validate\n  Subtypes: [x]\n  Errors:\n    - no attribute 'MM'\n"
+    )
     assert explain(message, KNOWN).count("\n") <= 2
 
 

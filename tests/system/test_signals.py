@@ -17,7 +17,9 @@ def _usual_effect_afterwards():
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)], ids=lambda value: str(value)
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)],
+    ids=lambda value: str(value),
 )
 def test_a_signal_is_noted_and_has_an_exit_code(number, code):
     signals.listen()

@@ -13,23 +13,12 @@ from tiny_stage import TinyStage, is_saving
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
-@pytest.fixture(scope="module")
-def stage(world_base):
-    return TinyStage(world_base)
-
-
-@pytest.fixture(scope="module")
-def unbroken(stage):
-    stage.fit(run="unbroken")
-    return "unbroken"
-
-
-def test_run_killed_twice_equals_the_unbroken_one(stage, unbroken):
+def test_run_killed_twice_equals_the_unbroken_one(stage):
     assert stage.kill_when(lambda _: stage.logged_steps("killed") >= 6, run="killed")
     assert stage.kill_when(lambda _: stage.logged_steps("killed") >= 10, run="killed")
     stage.fit(run="killed")
-    assert stage.losses("killed") == stage.losses(unbroken)
-    assert stage.weights("killed") == stage.weights(unbroken)
+    assert stage.losses("killed") == stage.losses("unbroken")
+    assert stage.weights("killed") == stage.weights("unbroken")
     repeated = [losses for losses in stage.all_losses("killed").values() if len(losses) > 1]
     assert all(len(set(losses)) == 1 for losses in repeated)
 
@@ -46,7 +35,7 @@ def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "preempted"]
 )
-def test_stopped_run_saves_says_so_and_continues(stage, unbroken, number, code):
+def test_stopped_run_saves_says_so_and_continues(stage, number, code):
     run = f"stopped_{code}"
     process = stage.start("fit", run=run)
     while stage.logged_steps(run) < 3:
@@ -58,11 +47,11 @@ def test_stopped_run_saves_says_so_and_continues(stage, unbroken, number, code):
     assert "state saved" in err
     done = stage.fit(run=run)
     assert f"continuing {run} from step" in done.stderr
-    assert stage.losses(run) == stage.losses(unbroken)
-    assert stage.weights(run) == stage.weights(unbroken)
+    assert stage.losses(run) == stage.losses("unbroken")
+    assert stage.weights(run) == stage.weights("unbroken")
 
 
-def test_damaged_checkpoint_is_passed_over_with_a_warning(stage, unbroken):
+def test_damaged_checkpoint_is_passed_over_with_a_warning(stage):
     stage.kill_when(lambda run: len(list(run.glob("checkpoints/step_*.json"))) == 2, run="damaged")
     newest = sorted((stage.folder("damaged") / "checkpoints").glob("step_*.ckpt"))[-1]
     data = bytearray(newest.read_bytes())
@@ -70,19 +59,19 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(stage, unbroken):
     newest.write_bytes(data)
     done = stage.fit(run="damaged")
     assert f"{newest.name} does not match its sha256" in done.stderr
-    assert stage.losses("damaged") == stage.losses(unbroken)
-    assert stage.weights("damaged") == stage.weights(unbroken)
+    assert stage.losses("damaged") == stage.losses("unbroken")
+    assert stage.weights("damaged") == stage.weights("unbroken")
 
 
-def test_another_model_is_refused_with_the_difference(stage, unbroken):
-    refused = stage.finish("fit", "--model.init_args.depth", "3", run=unbroken)
+def test_another_model_is_refused_with_the_difference(stage):
+    refused = stage.finish("fit", "--model.init_args.depth", "3", run="unbroken")
     assert refused.returncode == 1
     assert "n_layer=2 -> 3" in refused.stderr
     assert refused.stderr.count("\n") <= 3
 
 
-def test_finished_run_says_so_and_fresh_moves_it_aside(stage, unbroken):
-    again = stage.fit(run=unbroken)
+def test_finished_run_says_so_and_fresh_moves_it_aside(stage):
+    again = stage.fit(run="unbroken")
     assert "is finished" in again.stderr
     stage.fit("--trainer.max_steps", "2", run="twice")
     stage.fit("--trainer.max_steps", "2", "--fresh", run="twice")
