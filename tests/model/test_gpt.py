@@ -275,6 +275,14 @@ def test_norm_of_small_bf16_numbers_is_as_exact_as_of_fp32_ones():
         np.testing.assert_allclose(small.double().numpy(), expected, rtol=2**-8, atol=0)
 
 
+@pytest.mark.gpu
+def test_norm_on_a_gpu_keeps_bf16_under_autocast():
+    """There autocast itself would answer in fp32; on the CPU it leaves the norm alone."""
+    x = torch.randn(5, 64, device="cuda", dtype=torch.bfloat16)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert norm(x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("context", [torch.enable_grad, bf16])
 def test_logits_are_fp32_to_the_last_bit_whatever_the_stream(context):
     """A softcap taken in bf16 could give only 16ths of a unit above 8: many ids would share the largest logit."""
