@@ -6,6 +6,7 @@ print the list or to catch a mistyped verb. What a verb does stands with its fun
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -71,9 +72,18 @@ def run(argv: list[str]) -> int:
     if name == "fit" and not {"-h", "--help"} & set(args):
         signals.listen()  # a stop signal during the imports below must not be lost, nor kill the run half-way
     verb = VERBS[name]
-    module, function = verb.target.split(":")
-    target = getattr(import_module(module), function)
+    target = imported(verb.target)
     return target(args) if verb.parses_itself else call(name, target, args)
+
+
+def imported(target: str) -> Callable[..., Any]:
+    """Return a verb's function; the collector rests meanwhile, for imports make many objects and no garbage."""
+    module, function = target.split(":")
+    gc.disable()
+    try:
+        return getattr(import_module(module), function)
+    finally:
+        gc.enable()
 
 
 def split_verb(argv: list[str]) -> tuple[str, list[str]]:
