@@ -91,6 +91,9 @@ def test_loading_runs_no_pickle(folder, monkeypatch):
 def test_weights_of_any_dtype_are_stored_in_fp32(tmp_path, gpt, tokenizer):
     save_artifact(tmp_path / "a", gpt.bfloat16(), tokenizer, {})
     loaded = load_artifact(tmp_path / "a").gpt
+    assert {value.dtype for value in load_file(tmp_path / "a" / "model.safetensors").values()} == {
+        torch.float32
+    }
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     assert torch.equal(loaded.lm_head.weight, gpt.lm_head.weight.float())
 
