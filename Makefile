@@ -8,7 +8,6 @@ STAMPS := $(VENV)/.stamps
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 RUST_SOURCES := $(wildcard rustbpe/src/*.rs) rustbpe/Cargo.toml rustbpe/Cargo.lock
 PACKAGE := nanochat_pl tests benchmarks cli.py
-CARGO := cargo --locked
 CRATE := --manifest-path rustbpe/Cargo.toml
 
 .PHONY: demo test test-slow lint bench lock install clean

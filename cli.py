@@ -69,11 +69,21 @@ def run(argv: list[str]) -> int:
         print(overview())
         return 0
     name, args = split_verb(argv)
-    if name == "fit" and not {"-h", "--help"} & set(args):
-        signals.listen()  # a stop signal during the imports below must not be lost, nor kill the run half-way
     verb = VERBS[name]
+    if verb.parses_itself and {"-h", "--help"} & set(args):
+        return stage_help(name, args)
+    if name == "fit":
+        signals.listen()  # a stop signal during the imports below must not be lost, nor kill the run half-way
     target = imported(verb.target)
     return target(args) if verb.parses_itself else call(name, target, args)
+
+
+def stage_help(name: str, args: list[str]) -> int:
+    """Print what a stage's verb accepts; `--help all` prints what Lightning's parser says."""
+    if "all" in args:
+        return imported(VERBS[name].target)(["--help"])
+    print(imported("nanochat_pl.commands.stage_help:stage_help")(name))
+    return 0
 
 
 def imported(target: str) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for
 from nanochat_pl.system.parsing import Suggesting
 from nanochat_pl.system.paths import run_dir
+from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
 from nanochat_pl.training.callbacks.exact_resume import ExactResume
 from nanochat_pl.training.callbacks.export import Export
@@ -176,31 +177,6 @@ class StageCLI(LightningCLI):
         self.parser.save(
             config, str(self.run_dir / "config.yaml"), skip_none=False, overwrite=True, multifile=False
         )
-
-
-VERB_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "fit": {
-        "--fresh": {"action": "store_true", "help": "Start over; the old run is moved aside, never deleted."}
-    },
-    "plan": {
-        "--devices": {"type": int | None, "help": "Plan for this many devices instead of this machine's."},
-        "--json": {"action": "store_true", "help": "Print JSON instead of a table."},
-    },
-    "predict": {
-        "--prompts": {
-            "type": str | None,
-            "help": "File with one prompt a line (default: those of `samples`).",
-        },
-        "--max_new_tokens": {"type": int, "default": 32, "help": "Length of each continuation in tokens."},
-    },
-}
-
-DESCRIPTIONS = {
-    "fit": "Train a stage. The same command continues a run that was stopped.",
-    "validate": "Bits per byte on the pinned validation split.",
-    "predict": "Continue prompts.",
-    "plan": "Every number of a run and where it comes from, without touching a GPU or any data.",
-}
 
 
 def refuse_foreign_classes(args: list[str]) -> None:

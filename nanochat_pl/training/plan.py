@@ -249,10 +249,7 @@ def _memory(
     config: GPTConfig, rows: int, sequence_len: int, world_size: int, precision: str
 ) -> dict[str, Amount]:
     """Return the memory of one device by component, and in all."""
-    is_fp32 = precision.startswith("32")
-    activations = accounting.activation_bytes(config, rows, sequence_len, 4 if is_fp32 else 2)
-    by_part = accounting.parameters_by_part(config)
-    copies = 0 if is_fp32 else 2 * (by_part["matrices"] + by_part["unembedding"])
+    bytes_per_value = 4 if precision.startswith("32") else 2
     buckets = 2 if world_size > 1 else 1
     memory = {
         "weights": Amount(accounting.weight_bytes(config), "fp32"),
@@ -263,11 +260,14 @@ def _memory(
             accounting.optimizer_bytes(config), "fp32: 1 momentum of matrices, 2 moments of embeddings"
         ),
         "activations": Amount(
-            activations + copies,
+            accounting.activation_bytes(config, rows, sequence_len, bytes_per_value),
             f"{rows} rows x {sequence_len} tokens, "
-            + ("fp32" if is_fp32 else "bf16, with copies of matrices"),
+            + ("fp32" if bytes_per_value == 4 else "bf16, with copies of matrices"),
         ),
-        "logits": Amount(accounting.logits_bytes(config, rows, sequence_len), "fp32, one chunk of the loss"),
+        "logits": Amount(
+            accounting.logits_bytes(config, rows, sequence_len, bytes_per_value),
+            "fp32, one chunk of the loss, and the gradients it keeps",
+        ),
     }
     return memory | {"total": Amount(sum(part.bytes for part in memory.values()), "the sum")}
 

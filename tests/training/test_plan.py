@@ -106,7 +106,7 @@ def test_time_on_an_unknown_device_is_unknown():
     plan = plan_of()
     assert plan.time_s is None
     assert plan.node_hours is None
-    assert plan.sources["time_s"].startswith("unknown")
+    assert plan.sources["time_s"].startswith("the device's peak FLOP/s is not known")
     assert "unknown" in plan.table()
 
 
