@@ -88,21 +88,25 @@ def test_ten_kills_at_random_moments_change_nothing(world_base, ranks, monkeypat
     stage.fit(run=f"long_{ranks}")
     draw = random.Random(ranks)
     run = f"long_killed_{ranks}"
-    kills = during_save = 0
-    while kills < 10:
-        if during_save < 4:
-            killed = stage.kill_when(is_saving, run=run)
-            during_save += killed
-        else:
-            step = stage.logged_steps(run) + draw.randint(1, 5)
-            pause = draw.random() * 0.2
-            killed = stage.kill_when(lambda _, step=step: stage.logged_steps(run) >= step, run=run)
-            time.sleep(pause)
-        assert killed, f"the run finished after {kills} kills"
-        kills += 1
+    for kill in range(10):
+        moment = is_saving if kill % 3 == 0 else a_random_moment(stage, run, draw)
+        assert stage.kill_when(moment, run=run), f"the run finished after {kill} kills"
     stage.fit(run=run)
     assert stage.losses(run) == stage.losses(f"long_{ranks}")
     assert stage.weights(run) == stage.weights(f"long_{ranks}")
+
+
+def a_random_moment(stage, run, draw):
+    """Return a test for a moment some steps from now, and a little later than its end."""
+    step, pause_s = stage.logged_steps(run) + draw.randint(1, 5), draw.random() * 0.2
+
+    def has_come(_):
+        if stage.logged_steps(run) < step:
+            return False
+        time.sleep(pause_s)
+        return True
+
+    return has_come
 
 
 @pytest.mark.slow
