@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_stage import TinyStage
 
@@ -123,6 +126,54 @@ def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
     assert code == 2
     assert "--model.init_args.vocab_size 320" in err
     assert not stage.folder("other_size").exists()
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Make the first shard of a corpus unusable."""
+    shard = folder / "shard_00000.parquet"
+    if how == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif how == "without text":
+        pq.write_table(pa.table({"content": ["a", "b"]}), shard)
+    elif how == "not parquet":
+        shard.write_text("<html>404</html>")
+    elif how == "empty":
+        shard.write_bytes(b"")
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize("how", ["truncated", "without text", "not parquet", "empty"])
+def test_bad_shard_is_named_before_anything_is_created(
+    world_base, tmp_path, capsys, monkeypatch, how, manifest
+):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(world_base))
+    texts = tmp_path / "world"
+    shutil.copytree(world_base / "data" / "world", texts)
+    spoil(texts, how)
+    if not manifest:
+        (texts / "MANIFEST.json").unlink()
+    config = TinyStage(world_base).config
+    argv = ["fit", "--config", str(config), "--run", "bad_shard", "--data.init_args.path", str(texts)]
+    code, _, err = run(capsys, *argv)
+    assert code == 1, err
+    assert "shard_00000.parquet" in err
+    assert err.count("\n") <= 3
+    assert not (world_base / "runs" / "bad_shard").exists()
+
+
+@pytest.mark.parametrize("files", [{}, {"a.txt": ""}, {"a.txt": "one document"}, {"a.pdf": "x"}], ids=str)
+def test_folder_without_enough_text_is_refused(base_dir, tmp_path, capsys, files):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    code, _, err = run(
+        capsys, "fit", "--config", "configs/demo_base.yaml", "--data.init_args.path", str(folder)
+    )
+    assert code == 1, err
+    assert "texts" in err
+    assert err.count("\n") <= 3
+    assert not base_dir.exists()
 
 
 def mistyped(name: str, draw: random.Random) -> str:

@@ -5,27 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import Logger
-from tiny_trainer import RandomRows, tiny_module, train
+from tiny_trainer import Kept, RandomRows, tiny_module, train
 
 from nanochat_pl.optim.schedule import learning_rates
 from nanochat_pl.training.callbacks import train_log
 from nanochat_pl.training.callbacks.train_log import TrainLog
-
-
-class Kept(Logger):
-    """A logger that keeps what it is told."""
-
-    name, version = "kept", ""
-
-    def __init__(self):
-        self.lines: dict[int, dict[str, float]] = {}
-
-    def log_metrics(self, metrics, step=None):
-        self.lines[step] = dict(metrics)
-
-    def log_hyperparams(self, *args, **kwargs):
-        """Nothing to keep."""
 
 
 def logged(tmp_path, model, *callbacks) -> dict[int, dict[str, float]]:

@@ -1,0 +1,108 @@
+"""Saves happen at step boundaries, old ones are pruned, a full disk does not end a run at once."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from lightning.pytorch import Callback
+from tiny_trainer import tiny_module, train
+
+from nanochat_pl.system import signals
+from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.training import checkpoint_io
+from nanochat_pl.training.callbacks.cadence import is_due
+from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
+from nanochat_pl.training.checkpoint_io import receipts
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    yield
+    signals.forget()
+
+
+def saved_steps(folder) -> list[int]:
+    return sorted(receipt.step for receipt in receipts(folder / "checkpoints"))
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_newest_are_kept_and_the_last_step_is_saved(tmp_path, accumulation):
+    train(tiny_module(steps=11, accumulation=accumulation), tmp_path, StepCheckpoint(every_n_steps=2, keep=3))
+    assert saved_steps(tmp_path) == [8, 10, 11]
+    assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_00000011.ckpt"
+
+
+@pytest.mark.parametrize("never", [0, -1])
+def test_switched_off_it_still_saves_the_end(tmp_path, never):
+    train(tiny_module(steps=3), tmp_path, StepCheckpoint(every_n_steps=never))
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_fewer_than_two_are_refused():
+    with pytest.raises(BadInput, match="at least 2"):
+        StepCheckpoint(keep=1)
+
+
+class Signal(Callback):
+    """Pretend that a stop signal came in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == self.step:
+            signals._note(15, None)
+
+
+def test_signal_saves_at_the_end_of_the_step_it_came_in(tmp_path):
+    checkpoint = StepCheckpoint(every_n_steps=100)
+    trainer = train(tiny_module(steps=20, accumulation=2), tmp_path, checkpoint, Signal(4))
+    assert trainer.global_step == 5
+    assert saved_steps(tmp_path) == [5]
+    assert checkpoint.stopped_by == 15
+
+
+class FullDisk(Callback):
+    """Let the saves after some steps fail."""
+
+    def __init__(self, steps: set[int], monkeypatch) -> None:
+        real = checkpoint_io._write
+
+        def write(checkpoint, path):
+            if checkpoint["global_step"] in steps:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(checkpoint, path)
+
+        monkeypatch.setattr(checkpoint_io, "_write", write)
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint not saved")
+def test_failed_saves_leave_the_older_ones_and_training_goes_on(tmp_path, monkeypatch):
+    train(
+        tiny_module(steps=8), tmp_path, StepCheckpoint(every_n_steps=1), FullDisk({3, 4, 6, 7}, monkeypatch)
+    )
+    assert saved_steps(tmp_path) == [5, 8]
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint not saved")
+def test_third_failed_save_in_a_row_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
+    with pytest.raises(Failure, match=r"3 times in a row: .*No space left"):
+        train(
+            tiny_module(steps=9), tmp_path, StepCheckpoint(every_n_steps=1), FullDisk({4, 5, 6}, monkeypatch)
+        )
+    assert saved_steps(tmp_path) == [2, 3]
+
+
+def test_too_little_space_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(Failure, match="two checkpoints need"):
+        train(tiny_module(steps=2), tmp_path, StepCheckpoint())
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [(4, [4, 8, 10]), (1, list(range(1, 11))), (100, [10]), (0, []), (-1, [])]
+)
+def test_due_at_the_interval_and_at_the_end_and_never_when_off(every, due):
+    assert [step for step in range(1, 11) if is_due(every, step, 10)] == due
