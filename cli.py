@@ -58,6 +58,11 @@ def main(argv: list[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return Failure.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return signals.INTERRUPTED

@@ -7,6 +7,7 @@ folder on purpose; a rename from another file system is a copy, and a copy can b
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from nanochat_pl.system.errors import Failure
 
 CHUNK_BYTES = 1 << 20
 
@@ -115,3 +118,29 @@ def _is_alive(temporary: Path) -> bool:
     except PermissionError:
         return True
     return int(pid) != os.getpid()
+
+
+def hold_lock(path: Path) -> IO[str]:
+    """Lock `path` until this process ends, however it ends; forked children do not hold it.
+
+    Args:
+        path: the lock's file; its folder is created, and it holds the number of the process.
+
+    Returns:
+        The open file, to be kept.
+
+    Raises:
+        Failure: another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        with file:
+            file.seek(0)
+            holder = file.read().strip()
+        raise Failure(f"{path}: process {holder} is at work there already") from None
+    file.truncate(0)
+    print(os.getpid(), file=file, flush=True)
+    return file

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from nanochat_pl.data import PretrainData
 from nanochat_pl.system.errors import BadInput
@@ -105,6 +106,8 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run and settle precision and compilation by what the machine can do."""
         self.run = self.config.run or Path(str(self.config.config[0])).stem
+        if Path(self.run).name != self.run or self.run.startswith("."):
+            raise BadInput(f"--run {self.run!r}: give a name, not a path; runs lie in {run_dir('')}")
         self.config.run = self.run
         self.run_dir = run_dir(self.run)
         choice = choose_precision(self.config.trainer.accelerator)
@@ -139,7 +142,10 @@ class StageCLI(LightningCLI):
             ],
             "log_every_n_steps": config["log_every_n_steps"] or 10,
         }
-        return Trainer(**config | {"logger": self._loggers(config["logger"])})
+        try:
+            return Trainer(**config | {"logger": self._loggers(config["logger"])})
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise BadInput(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
     def _loggers(self, asked: Any) -> Any:
         """Return the run's own loggers and those asked for; none outside of training."""

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +22,7 @@ from nanochat_pl.inference.sampling import complete
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.files import hold_lock
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.checkpoint_io import Receipt, newest_valid, receipts, refuse_other_model
 from nanochat_pl.training.language_model import require_same_vocabulary
@@ -35,6 +36,7 @@ def fit(args: list[str]) -> int:
     world_size = stage.trainer.num_devices * stage.trainer.num_nodes
     plan = stage.make_plan(world_size)
     stage.model.follow(plan)
+    stage.lock = _lock(stage)  # held until the process ends
     if stage.config.fresh:
         _move_aside(stage.run_dir)
     receipt = _resume_point(stage)
@@ -42,6 +44,11 @@ def fit(args: list[str]) -> int:
         _say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
         _say("Add --fresh to start over; the old run is moved aside, not deleted.")
         return 0
+    if receipt and receipt.step > plan.steps:
+        raise BadInput(
+            f"the horizon is {plan.steps} steps, but {stage.run} is at step {receipt.step} already\n"
+            "Give more steps to continue, or add --fresh to start over; the old run is moved aside, not deleted."
+        )
     _say(plan.table())
     _say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if rank_zero_only.rank == 0:
@@ -52,6 +59,13 @@ def fit(args: list[str]) -> int:
         "world_size": world_size,
     }
     return _train(stage, receipt)
+
+
+def _lock(stage: StageCLI) -> IO[str] | None:
+    """Keep a second start of the same run out; the other ranks of this one do not ask."""
+    if rank_zero_only.rank != 0:
+        return None
+    return hold_lock(stage.run_dir.with_name(f".{stage.run}.lock"))
 
 
 def _train(stage: StageCLI, receipt: Receipt | None) -> int:

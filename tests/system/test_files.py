@@ -5,10 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from nanochat_pl.system.files import atomic_write, remove_leftovers, sha256_of, temporary_beside, write_json
+from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.files import (
+    atomic_write,
+    hold_lock,
+    remove_leftovers,
+    sha256_of,
+    temporary_beside,
+    write_json,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
@@ -45,3 +56,20 @@ def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [f".a.{os.getppid()}.tmp", ".notes.tmp"]
     )
+
+
+def test_lock_keeps_others_out_until_the_process_is_dead(tmp_path):
+    path = tmp_path / "run.lock"
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom nanochat_pl.system.files import hold_lock\n"
+        "lock = hold_lock(Path(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(Failure, match=f"process {holder.pid} is at work"):
+        hold_lock(path)
+    holder.kill()
+    holder.communicate()
+    hold_lock(path).close()

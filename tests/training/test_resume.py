@@ -70,6 +70,13 @@ def test_another_model_is_refused_with_the_difference(stage):
     assert refused.stderr.count("\n") <= 3
 
 
+def test_horizon_behind_the_run_is_refused(stage):
+    stage.kill_when(lambda run: (run / "checkpoints" / "last.ckpt").exists(), run="beyond")
+    refused = stage.finish("fit", "--trainer.max_steps", "2", run="beyond")
+    assert refused.returncode == 2
+    assert "at step 4 already" in refused.stderr
+
+
 def test_finished_run_says_so_and_fresh_moves_it_aside(stage):
     again = stage.fit(run="unbroken")
     assert "is finished" in again.stderr
