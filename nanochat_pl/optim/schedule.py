@@ -44,7 +44,9 @@ def lr_multiplier(
     warmdown_steps = round(warmdown_ratio * steps)
     rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     left = max(0.0, min(1.0, (steps - step) / warmdown_steps)) if warmdown_steps else 1.0
-    return min(rise, left + (1.0 - left) * final_lr_fraction)
+    return min(
+        rise, final_lr_fraction + (1.0 - final_lr_fraction) * left
+    )  # in this order it never rises by rounding
 
 
 def muon_momentum(step: int, *, start: float = 0.85, end: float = 0.95, ramp_steps: int = 300) -> float:
@@ -59,7 +61,7 @@ def weight_decay_multiplier(step: int, steps: int, *, final_fraction: float = 1.
     Half a cosine from 1 at step 0 to `final_fraction` at `steps`; the default of 1 keeps the decay constant.
     """
     left = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
-    return left + (1.0 - left) * final_fraction
+    return final_fraction + (1.0 - final_fraction) * left
 
 
 @dataclass(frozen=True)
