@@ -50,7 +50,7 @@ def explain(message: str, known: Iterable[str]) -> str:
         message: what jsonargparse said; it may span many lines.
         known: every option and key that exists.
     """
-    what = _essence(message)
+    what = re.sub(r" Did you mean [^?]*\?", "", _essence(message))  # argparse has a guess of its own
     wrong = _wrong_name(what)
     hint = _nearest_file(wrong) if _names_a_file(what) else nearest(wrong, known)
     return f"{what}\nDid you mean {hint}?" if hint else what
