@@ -70,6 +70,7 @@ class Tokenizer:
         self.trained_on = dict(trained_on or {})
         self.special_ids = {name: bpe.vocab_size + place for place, name in enumerate(SPECIAL_TOKENS)}
         self.bos_id = self.special_ids["<|bos|>"]
+        self.stop_ids = frozenset({self.bos_id, self.special_ids["<|assistant_end|>"]})
 
     @classmethod
     def from_ranks(
