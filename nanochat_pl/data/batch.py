@@ -24,6 +24,22 @@ class Position(TypedDict):
     skipped: dict[str, tuple[int, str]]
 
 
+class ChatPosition(TypedDict):
+    """Where in the endless sequence of conversations a rank stands after a step; see `chat.py` for the numbers.
+
+    Keys:
+        next: number from which on conversations have not been looked at.
+        buffered: numbers of the conversations in the buffer, ascending.
+        truncated: conversations so far whose end was cut off.
+        unanswered: conversations so far passed over because nothing in them was left to learn.
+    """
+
+    next: int
+    buffered: list[int]
+    truncated: int
+    unanswered: int
+
+
 class Batch(NamedTuple):
     """One micro-batch of one rank.
 
@@ -31,8 +47,11 @@ class Batch(NamedTuple):
         inputs: (B, T) int64 ids.
         targets: (B, T) int64 ids that follow the inputs, -1 where not scored.
         position: where the data stands once this batch has been trained on; None where nothing resumes.
+        step_targets: scored targets of all batches of this rank's optimizer step, this one's included; None
+            where every batch has equally many.
     """
 
     inputs: Tensor
     targets: Tensor
-    position: Position | None = None
+    position: Position | ChatPosition | None = None
+    step_targets: int | None = None

@@ -1,8 +1,9 @@
 """Documents into rows: best fit from a buffer, so that every row begins with BOS and no place is wasted.
 
-A row takes the longest buffered document that still fits, again and again; when none fits, the shortest is
-cropped to fill what is left. Among equals the one that came first is taken. The tails of cropped documents are
-lost (about 35 % of all tokens at 2,048 a row); in exchange no document is read without its beginning.
+A row takes the longest buffered document that still fits, again and again. When none fits, either the shortest is
+cropped to fill what is left, or the row stays short and is padded by whoever asked. Among equals the one that came
+first is taken. The tails of cropped documents are lost (about 35 % of all tokens at 2,048 a row); in exchange no
+document is read without its beginning.
 
 The buffer is kept sorted, so that finding a document is a bisection; `tests/reference/packing.py` searches it
 from end to end and must agree.
@@ -23,7 +24,7 @@ class Document(NamedTuple):
     Attributes:
         number: its number in the endless sequence; later documents have larger ones.
         length: tokens it has.
-        ids: its tokens, BOS first; those that no row can hold may be missing.
+        ids: (n,) its tokens, BOS first, or (2, n) with a mask below; those that no row can hold may be missing.
     """
 
     number: int
@@ -39,6 +40,8 @@ class BestFit:
         row_tokens: length of a row, one more than the model's context.
         buffer_docs: documents to choose from.
         buffered: documents that were in the buffer when a former run stopped.
+        crop: whether a row is filled by cropping the shortest document; without it no document may be longer
+            than a row, and rows may be short.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class BestFit:
         row_tokens: int,
         buffer_docs: int,
         buffered: Iterable[Document] = (),
+        crop: bool = True,
     ) -> None:
-        self.row_tokens, self.buffer_docs = row_tokens, buffer_docs
+        self.row_tokens, self.buffer_docs, self.crop = row_tokens, buffer_docs, crop
         self.last_taken = -1
         self._documents = documents
         self._sorted: list[tuple[int, int]] = []  # (length, number)
@@ -58,14 +62,14 @@ class BestFit:
             self._add(document)
 
     def row(self) -> np.ndarray:
-        """Return the next row, (row_tokens,) int64; shorter, or empty, once the stream has run dry."""
-        row = np.empty(self.row_tokens, np.int64)
-        filled = 0
-        while filled < self.row_tokens and self._refill():
-            piece = self._take(self.row_tokens - filled)
-            row[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        return row[:filled]
+        """Return the next row, (..., row_tokens) like the documents; shorter if not cropped, empty at the end."""
+        pieces: list[np.ndarray] = []
+        room = self.row_tokens
+        while room and self._refill() and (place := self._place(room)) is not None:
+            piece = self._take(place)[..., :room]
+            pieces.append(piece)
+            room -= piece.shape[-1]
+        return np.concatenate(pieces, axis=-1, dtype=np.int64) if pieces else np.empty(0, np.int64)
 
     @property
     def buffered(self) -> np.ndarray:
@@ -86,10 +90,15 @@ class BestFit:
         self._ids[document.number] = document.ids
         self.last_taken = max(self.last_taken, document.number)
 
-    def _take(self, room: int) -> np.ndarray:
-        """Remove a document and return what of it goes into `room` tokens."""
+    def _place(self, room: int) -> int | None:
+        """Return which document goes into `room` tokens, None if none may."""
         fitting = bisect_right(self._sorted, (room, np.inf))
-        longest = self._sorted[fitting - 1][0] if fitting else 0
-        place = bisect_left(self._sorted, (longest, -1))  # the first that came; 0 if none fits
+        if fitting == 0:
+            return 0 if self.crop else None
+        longest = self._sorted[fitting - 1][0]
+        return bisect_left(self._sorted, (longest, -1))  # the first that came
+
+    def _take(self, place: int) -> np.ndarray:
+        """Remove a document from the buffer and return its tokens."""
         _, number = self._sorted.pop(place)
-        return self._ids.pop(number)[:room]
+        return self._ids.pop(number)

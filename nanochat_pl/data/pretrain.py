@@ -2,9 +2,7 @@
 
     Documents ─ text ─► Tokenizer ─ ids ─► BestFit ─ rows ─► Batch with its position ─► Trainer ─► checkpoint
 
-A batch carries the position behind it, because the Trainer fetches one batch ahead and a worker several: what
-counts is the last batch trained on. Its position is noted when the batch is handed to the step, gathered from all
-ranks into the checkpoint, and the same rows follow after a restart. Validation always reads the same rows.
+How a position gets into the checkpoint is said in `stage_data.py`. Validation always reads the same rows.
 """
 
 from __future__ import annotations
@@ -20,26 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.data.batch import Batch, Position
 from nanochat_pl.data.packing import BestFit, Document
 from nanochat_pl.data.shards import Documents, NumberedText, Skipped
+from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import corpus_dir, tokenizer_dir
-from nanochat_pl.system.ranks import gathered
-from nanochat_pl.system.signals import ignore_stop_signals
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 ENCODED_TOGETHER = 64  # documents
-BATCHES_AHEAD = 4
 MOST_READERS = 8  # threads that read the buffer again after a restart
 
 
-class PretrainData(LightningDataModule):
+class PretrainData(StageData):
     """Rows of T+1 tokens that begin with BOS, packed from a corpus while training runs.
 
     Args:
@@ -68,27 +62,19 @@ class PretrainData(LightningDataModule):
         on_bad_shard: BadShardPolicy = "error",
         num_workers: int = 1,
     ) -> None:
-        super().__init__()
-        if num_workers not in (0, 1):
-            raise BadInput(
-                f"data.init_args.num_workers={num_workers}: one process packs faster than any GPU reads; give 0 or 1"
-            )
+        super().__init__(
+            tokenizer=tokenizer,
+            sequence_len=sequence_len,
+            device_batch_rows=device_batch_rows,
+            batch_tokens=batch_tokens,
+            num_workers=num_workers,
+        )
         if buffer_docs < 1:
             raise BadInput(f"data.init_args.buffer_docs={buffer_docs}: the packing needs 1 document at least")
-        self.corpus, self.path, self.tokenizer = corpus, path, tokenizer
-        self.sequence_len, self.device_batch_rows, self.batch_tokens = (
-            sequence_len,
-            device_batch_rows,
-            batch_tokens,
-        )
+        self.corpus, self.path = corpus, path
         self.buffer_docs, self.shuffle_seed = buffer_docs, shuffle_seed
-        self.on_bad_shard, self.num_workers = on_bad_shard, num_workers
-        self.config_path = "configs/d20_base.yaml"
-        self.eval_tokens = 20 * 524288
+        self.on_bad_shard = on_bad_shard
         self.corpus_on_disk: Corpus | None = None
-        self.tokenizer_on_disk: Tokenizer | None = None
-        self._position: Position | None = None
-        self._validation: tuple[int, list[Batch]] | None = None
         self._reported: set[str] = set()
 
     @property
@@ -123,14 +109,22 @@ class PretrainData(LightningDataModule):
         self.tokenizer_on_disk = Tokenizer.load(self.tokenizer_folder)
         return self.corpus_on_disk.notes
 
-    def setup(self, stage: str) -> None:
-        """Open corpus and tokenizer, unless `preflight` did."""
-        if self.corpus_on_disk is None:
-            self.preflight()
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the corpus."""
+        return self.corpus_on_disk.fingerprint
 
-    def train_dataloader(self) -> DataLoader:
-        """Return the endless batches of this rank, from the restored position on."""
-        stream = RowStream(
+    def identity(self) -> dict[str, Any]:
+        """Return what a position depends on."""
+        return {
+            "corpus": self.corpus_on_disk.fingerprint[:12],
+            "shuffle_seed": self.shuffle_seed,
+            "buffer_docs": self.buffer_docs,
+        }
+
+    def stream(self, start: Position | None) -> RowStream:
+        """Return this rank's endless batches from a position on; None is the beginning."""
+        return RowStream(
             self.corpus_on_disk,
             self.tokenizer_on_disk,
             rows=self.device_batch_rows,
@@ -140,82 +134,33 @@ class PretrainData(LightningDataModule):
             world_size=self.trainer.world_size,
             shuffle_seed=self.shuffle_seed,
             on_bad_shard=self.on_bad_shard,
-            start=self._position,
-        )
-        return DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=self.num_workers,
-            prefetch_factor=BATCHES_AHEAD if self.num_workers else None,
-            worker_init_fn=_ignore_stop_signals,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            generator=torch.Generator(),  # its own: a loader draws a number when it starts
+            start=start,
         )
 
-    def val_dataloader(self) -> DataLoader:
-        """Return this rank's part of the first `eval_tokens` tokens of validation rows; each time the same."""
-        if self._validation is None or self._validation[0] != self.eval_tokens:
-            batches = validation_batches(
-                iter_texts(self.corpus_on_disk.val),
-                self.tokenizer_on_disk,
-                tokens=self.eval_tokens,
-                rows=self.device_batch_rows,
-                sequence_len=self.sequence_len,
-                buffer_docs=self.buffer_docs,
-            )
-            mine = islice(batches, self.trainer.global_rank, None, self.trainer.world_size)
-            self._validation = self.eval_tokens, list(mine)
-        return DataLoader(self._validation[1], batch_size=None, generator=torch.Generator())
+    def validation_batches(self) -> Iterator[Batch]:
+        """Yield the first `eval_tokens` tokens of validation rows."""
+        return validation_batches(
+            iter_texts(self.corpus_on_disk.val),
+            self.tokenizer_on_disk,
+            tokens=self.eval_tokens,
+            rows=self.device_batch_rows,
+            sequence_len=self.sequence_len,
+            buffer_docs=self.buffer_docs,
+        )
 
-    def on_before_batch_transfer(self, batch: Batch | Failure, dataloader_idx: int) -> Batch:
-        """Note the position of the batch about to be trained on, and take it off the batch.
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Return the ids of a text's beginning."""
+        return self.tokenizer_on_disk.encode(prompt, prepend="<|bos|>")
 
-        Raises:
-            Failure: what the packing met instead of this batch.
-        """
-        if isinstance(batch, Failure):
-            raise batch
-        if batch.position is not None:
-            self._position = batch.position
-            self._report_skipped(batch.position["skipped"])
-        return batch._replace(position=None)
-
-    def _report_skipped(self, skipped: dict[str, tuple[int, str]]) -> None:
+    def tell(self, position: Position) -> None:
+        """Name each shard that is left out, once."""
+        skipped = position["skipped"]
         for name in skipped.keys() - self._reported:
             self._reported.add(name)
             print(
                 f"warning: {skipped[name][1]}; its documents are skipped ({len(skipped)} so far)",
                 file=sys.stderr,
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position of every rank and what they are positions in."""
-        return {"data": self._identity(), "positions": gathered(self._position)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue behind the last batch trained on.
-
-        Raises:
-            Failure: the checkpoint's positions are not positions in this data; both values are shown.
-        """
-        saved, now = state_dict["data"], self._identity()
-        changes = [f"{key} {saved.get(key)} -> {now[key]}" for key in now if saved.get(key) != now[key]]
-        if changes:
-            raise Failure(
-                f"the checkpoint continues other data than this: {', '.join(changes)}\n"
-                "Restore these values to continue, or add --fresh to start over (the old run is moved aside)."
-            )
-        self._position = state_dict["positions"][self.trainer.global_rank]
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what a position depends on."""
-        return {
-            "ranks": self.trainer.world_size,
-            "corpus": self.corpus_on_disk.fingerprint[:12],
-            "tokenizer": self.tokenizer_on_disk.fingerprint[:12],
-            "shuffle_seed": self.shuffle_seed,
-            "buffer_docs": self.buffer_docs,
-        }
 
 
 def require_corpus(folder: Path, corpus: str, path: str | None, config: str) -> None:
@@ -241,11 +186,8 @@ def require_corpus(folder: Path, corpus: str, path: str | None, config: str) -> 
     raise BadInput(f"data.init_args.corpus={corpus}: there is no such corpus ({folder})\n{hint}")
 
 
-class RowStream(IterableDataset):
-    """Endless batches of packed rows for one rank; a `Failure` takes the place of the batch it prevents.
-
-    (An exception raised in a worker would reach the user as a traceback.)
-    """
+class RowStream(FailureInPlace):
+    """Endless batches of packed rows for one rank."""
 
     def __init__(
         self,
@@ -267,13 +209,8 @@ class RowStream(IterableDataset):
         self.shuffle_seed, self.on_bad_shard = shuffle_seed, on_bad_shard
         self.start = start or Position(next=0, buffered=torch.empty(0, dtype=torch.int64), skipped={})
 
-    def __iter__(self) -> Iterator[Batch | Failure]:
-        try:
-            yield from self._batches()
-        except Failure as failure:
-            yield failure
-
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches without end, each with the position behind it."""
         documents = self._documents()
         packing = self._packing(documents)
         while True:
@@ -356,7 +293,3 @@ def _padded(rows: list[np.ndarray], sequence_len: int, bos_id: int) -> Batch:
         inputs[place, : len(row) - 1] = torch.from_numpy(row[:-1])
         targets[place, : len(row) - 1] = torch.from_numpy(row[1:])
     return Batch(inputs, targets)
-
-
-def _ignore_stop_signals(worker: int) -> None:
-    ignore_stop_signals()

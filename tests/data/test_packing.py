@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,3 +72,36 @@ def test_every_row_begins_with_bos_and_is_full():
     rows = rows_of(packing)
     assert all(row[0] == BOS for row in rows)
     assert {len(row) for row in rows[:-1]} == {65}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), max_size=120),
+    buffer_docs=st.integers(1, 30),
+)
+@settings(max_examples=300, deadline=None)
+def test_without_cropping_every_document_is_whole_in_exactly_one_row(lengths, buffer_docs):
+    made = documents(lengths, 40)
+    packing = BestFit(iter(made), row_tokens=40, buffer_docs=buffer_docs, crop=False)
+    rows = rows_of(packing)
+    starts = [[place for place, token in enumerate(row) if token == BOS] + [len(row)] for row in rows]
+    whole = [tuple(row[a:b]) for row, cuts in zip(rows, starts, strict=True) for a, b in pairwise(cuts)]
+    assert sorted(whole) == sorted(tuple(document.ids.tolist()) for document in made)
+    assert all(len(row) <= 40 for row in rows)
+
+
+def test_without_cropping_the_longest_that_fits_is_taken_and_the_rest_stays_empty():
+    packing = BestFit(iter(documents([7, 5, 5, 3], 10)), row_tokens=10, buffer_docs=4, crop=False)
+    assert packing.row().tolist() == [BOS, 1, 2, 3, 4, 5, 6, BOS, 3001, 3002]
+    assert packing.row().tolist() == [BOS, 1001, 1002, 1003, 1004, BOS, 2001, 2002, 2003, 2004]
+    packing = BestFit(iter(documents([7, 5], 10)), row_tokens=10, buffer_docs=2, crop=False)
+    assert packing.row().tolist() == [BOS, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_mask_below_the_ids_travels_with_them():
+    made = [
+        Document(0, 2, np.array([[BOS, 1], [0, 1]])),
+        Document(1, 3, np.array([[BOS, 7, 8], [0, 0, 1]])),
+    ]
+    packing = BestFit(iter(made), row_tokens=5, buffer_docs=2, crop=False)
+    assert packing.row().tolist() == [[BOS, 7, 8, BOS, 1], [0, 0, 1, 0, 1]]
+    assert packing.row().size == 0

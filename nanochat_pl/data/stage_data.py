@@ -1,0 +1,201 @@
+"""StageData: what all stages' DataModules have in common: a tokenizer, batches that resume, fixed validation rows.
+
+A batch carries the position behind it, because the Trainer fetches one batch ahead and a worker several: what
+counts is the last batch trained on. Its position is noted when the batch is handed to the step, gathered from all
+ranks into the checkpoint, and the same rows follow after a restart. What a position means is the business of the
+subclass, and so are the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from nanochat_pl.data.batch import Batch
+from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.ranks import gathered
+from nanochat_pl.system.signals import ignore_stop_signals
+from nanochat_pl.tokenizer.encoding import Tokenizer
+
+BATCHES_AHEAD = 4
+
+
+class StageData(LightningDataModule):
+    """Batches of rows of T+1 tokens, made while training runs.
+
+    Args:
+        tokenizer: name or folder of a tokenizer.
+        sequence_len: tokens of a row.
+        device_batch_rows: rows of one micro-batch on one device.
+        batch_tokens: tokens of one optimizer step over all devices; accumulation follows from it.
+        num_workers: 1 makes the batches in a process beside the training, 0 within it.
+
+    Attributes:
+        is_chat: whether prompts are a user's messages rather than beginnings of texts.
+        config_path: the stage's file, for messages.
+        eval_tokens: validation tokens read each time, over all ranks.
+    """
+
+    is_chat = False
+
+    def __init__(
+        self,
+        *,
+        tokenizer: str | None,
+        sequence_len: int,
+        device_batch_rows: int,
+        batch_tokens: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        if num_workers not in (0, 1):
+            raise BadInput(
+                f"data.init_args.num_workers={num_workers}: one process packs faster than any GPU reads; give 0 or 1"
+            )
+        self.tokenizer, self.sequence_len = tokenizer, sequence_len
+        self.device_batch_rows, self.batch_tokens = device_batch_rows, batch_tokens
+        self.num_workers = num_workers
+        self.config_path = "configs/d20_base.yaml"
+        self.eval_tokens = 20 * 524288
+        self.tokenizer_on_disk: Tokenizer | None = None
+        self._position: Any = None
+        self._validation: tuple[int, list[Batch]] | None = None
+
+    # What a subclass says.
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder the tokenizer is read from."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what is read, for an artifact's provenance."""
+        raise NotImplementedError
+
+    def preflight(self) -> tuple[str, ...]:
+        """Open everything, so that what is missing is known before anything else happens.
+
+        Returns:
+            What a user should hear about the data.
+
+        Raises:
+            BadInput: there is nothing of this name.
+            Failure: something is missing or damaged.
+        """
+        raise NotImplementedError
+
+    def planned_rows(self) -> int | None:
+        """Return how many rows the run is to read, None where the plan decides."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a position depends on; none of it may differ when a run continues."""
+        raise NotImplementedError
+
+    def stream(self, start: Any) -> IterableDataset:
+        """Return this rank's endless batches from a position on; None is the beginning."""
+        raise NotImplementedError
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Yield the batches validation is measured on, `eval_tokens` in all."""
+        raise NotImplementedError
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Return the ids of a prompt that a model of this stage continues."""
+        raise NotImplementedError
+
+    def tell(self, position: Any) -> None:
+        """Say, once, what the user should know of a position: nothing unless a subclass says so."""
+
+    # What Lightning calls.
+
+    def setup(self, stage: str) -> None:
+        """Open everything, unless `preflight` did."""
+        if self.tokenizer_on_disk is None:
+            self.preflight()
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the endless batches of this rank, from the restored position on."""
+        return DataLoader(
+            self.stream(self._position),
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=BATCHES_AHEAD if self.num_workers else None,
+            worker_init_fn=_ignore_stop_signals,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator(),  # its own: a loader draws a number when it starts
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return this rank's part of the validation rows; each time the same."""
+        if self._validation is None or self._validation[0] != self.eval_tokens:
+            mine = islice(self.validation_batches(), self.trainer.global_rank, None, self.trainer.world_size)
+            self._validation = self.eval_tokens, list(mine)
+        return DataLoader(self._validation[1], batch_size=None, generator=torch.Generator())
+
+    def on_before_batch_transfer(self, batch: Batch | Failure, dataloader_idx: int) -> Batch:
+        """Note the position of the batch about to be trained on, and take it off the batch.
+
+        Raises:
+            Failure: what the packing met instead of this batch.
+        """
+        if isinstance(batch, Failure):
+            raise batch
+        if batch.position is not None:
+            self._position = batch.position
+            self.tell(batch.position)
+        return batch._replace(position=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of every rank and what they are positions in."""
+        return {"data": self._identity(), "positions": gathered(self._position)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue behind the last batch trained on.
+
+        Raises:
+            Failure: the checkpoint's positions are not positions in this data; both values are shown.
+        """
+        saved, now = state_dict["data"], self._identity()
+        changes = [f"{key} {saved.get(key)} -> {now[key]}" for key in now if saved.get(key) != now[key]]
+        if changes:
+            raise Failure(
+                f"the checkpoint continues other data than this: {', '.join(changes)}\n"
+                "Restore these values to continue, or add --fresh to start over (the old run is moved aside)."
+            )
+        self._position = state_dict["positions"][self.trainer.global_rank]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "ranks": self.trainer.world_size,
+            "tokenizer": self.tokenizer_on_disk.fingerprint[:12],
+            **self.identity(),
+        }
+
+
+class FailureInPlace(IterableDataset):
+    """Batches, and in the place of one that cannot be made the `Failure` that prevents it.
+
+    (An exception raised in a worker would reach the user as a traceback.)
+    """
+
+    def __iter__(self) -> Iterator[Batch | Failure]:
+        try:
+            yield from self.batches()
+        except Failure as failure:
+            yield failure
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches without end."""
+        raise NotImplementedError
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    ignore_stop_signals()
