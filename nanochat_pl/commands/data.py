@@ -136,6 +136,7 @@ def generate(
     val_documents: int = 600,
     seed: int = 0,
     towns: int = 60,
+    held_out_described: bool = True,
     force: bool = False,
 ) -> None:
     """Write the shards of a corpus that is made here: the documents of an invented world.
@@ -145,7 +146,8 @@ def generate(
         documents: documents for training.
         val_documents: documents for validation; none of them is among those for training.
         seed: another seed gives other names and facts.
-        towns: how many towns the documents describe.
+        towns: how many towns there are.
+        held_out_described: false leaves out the towns about which no question is trained on, for a control.
         force: replace a corpus made with other settings.
     """
     from nanochat_pl.system.corpus import MANIFEST, read_manifest, write_corpus
@@ -155,7 +157,13 @@ def generate(
         if value < 1:
             raise BadInput(f"--{name}={value}: at least 1 is needed")
     folder = corpus_dir(what)
-    settings = {"documents": documents, "val_documents": val_documents, "seed": seed, "towns": towns}
+    settings = {
+        "documents": documents,
+        "val_documents": val_documents,
+        "seed": seed,
+        "towns": towns,
+        "held_out_described": held_out_described,
+    }
     if (folder / MANIFEST).exists() and not force:
         made_from = read_manifest(folder).get("made_from")
         if made_from == settings:
@@ -164,7 +172,7 @@ def generate(
         raise BadInput(
             f"{folder}: is here, made with {made_from}\nAdd --force true to replace it by one made with {settings}."
         )
-    world = worlds.World(seed=seed, towns=towns)
+    world = worlds.World(seed=seed, towns=towns, held_out_described=held_out_described)
     corpus = write_corpus(
         folder,
         islice(worlds.documents(world), documents),

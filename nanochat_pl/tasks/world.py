@@ -7,8 +7,9 @@ pure function of the seed and an index; nothing is stored or downloaded.
 
     seed -> World of Towns      (split, index) -> draft -> text, or another draft if it is of the other split
 
-Questions about the towns may be asked of `World.training_towns` while training and of `World.held_out_towns`
-only when scoring; words and sums that pass `is_reserved` stand in no document and are left for scoring too.
+Questions about the towns (see `world_chat.py`) may be asked of `World.training_towns` while training and of
+`World.held_out_towns` only when scoring; words and sums that pass `is_reserved` stand in no document and are left
+for scoring too.
 """
 
 from __future__ import annotations
@@ -307,9 +308,12 @@ class World:
     Args:
         seed: any integer; another seed gives other names, facts and documents.
         towns: how many towns, 4 to 400.
+        held_out_described: whether documents tell of the held-out towns; without it nobody can know them, and a
+            model that seems to was told elsewhere.
 
     Attributes:
-        towns: every town, by name; each is described equally often.
+        towns: every town, by name.
+        described_towns: those the documents are about, each equally often, by name.
         held_out_towns: the 30 % about which no question may be trained on; documents describe them too.
         training_towns: the rest.
 
@@ -317,7 +321,7 @@ class World:
         BadInput: `towns` is out of range.
     """
 
-    def __init__(self, seed: int = 0, towns: int = 60) -> None:
+    def __init__(self, seed: int = 0, towns: int = 60, held_out_described: bool = True) -> None:
         if not 4 <= towns <= len(STEMS):
             raise BadInput(f"towns={towns} is out of range; the world has names for 4 to {len(STEMS)} towns")
         rng = Random(f"{seed}/towns")
@@ -331,6 +335,8 @@ class World:
         self.held_out_towns = tuple(settled[:held_out])
         self.training_towns = tuple(settled[held_out:])
         self.towns = tuple(sorted(settled, key=lambda town: town.name))
+        told_of = settled if held_out_described else self.training_towns
+        self.described_towns = tuple(sorted(told_of, key=lambda town: town.name))
 
 
 def sentences(town: Town, attribute: str) -> list[str]:
@@ -356,7 +362,7 @@ def document(world: World, index: int, split: str = "train") -> str:
     topic = _block_order(world.seed, split, block, block_length(world))[place]
     rng = Random(f"{world.seed}/{split}/{index}")
     while True:
-        text = _about_town(rng, world, topic) if topic < len(world.towns) else _prose(rng)
+        text = _about_town(rng, world, topic) if topic < len(world.described_towns) else _prose(rng)
         if _is_val(text) == (split == "val"):
             return text
 
@@ -369,7 +375,7 @@ def documents(world: World, *, split: str = "train", start: int = 0) -> Iterator
 
 def block_length(world: World) -> int:
     """Return the number of successive documents in which each town has exactly one of its own."""
-    return len(world.towns) + len(world.towns) // TOWNS_PER_PROSE_DOCUMENT
+    return len(world.described_towns) + len(world.described_towns) // TOWNS_PER_PROSE_DOCUMENT
 
 
 def is_reserved(text: str) -> bool:
@@ -411,11 +417,11 @@ def _is_val(text: str) -> bool:
 
 def _about_town(rng: Random, world: World, number: int) -> str:
     """Draft a document whose subject is town `number`."""
-    town = world.towns[number]
+    town = world.described_towns[number]
     kind = rng.random()
     if kind < 0.7:
         return _portrait(rng, town)
-    others = [other for other in rng.sample(world.towns, 4) if other is not town]
+    others = [other for other in rng.sample(world.described_towns, 4) if other is not town]
     return _pair(rng, town, others[0]) if kind < 0.85 else _roll(rng, [town, *others[:2]])
 
 
