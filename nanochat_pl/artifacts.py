@@ -89,10 +89,7 @@ def load_artifact(folder: Path, device: str | torch.device = "cpu") -> Artifact:
     Raises:
         Failure: a file is missing or damaged, or weights, configuration and tokenizer do not belong together.
     """
-    try:
-        config = GPTConfig.from_dict(_read_object(folder / CONFIG))
-    except BadInput as error:
-        raise Failure(f"{folder / CONFIG}: {error}") from None
+    config = artifact_config(folder)
     provenance = _read_object(folder / PROVENANCE)
     weights = _read_weights(folder / WEIGHTS, provenance.get(WEIGHTS_SHA256), device)
     gpt = _fill(GPT.on_meta(config), weights, folder, device)
@@ -103,6 +100,18 @@ def load_artifact(folder: Path, device: str | torch.device = "cpu") -> Artifact:
             "the files of two artifacts were mixed"
         )
     return Artifact(gpt, tokenizer, provenance, folder)
+
+
+def artifact_config(folder: Path) -> GPTConfig:
+    """Return the shape of an artifact's model without reading its weights.
+
+    Raises:
+        Failure: the file is missing or damaged.
+    """
+    try:
+        return GPTConfig.from_dict(_read_object(folder / CONFIG))
+    except BadInput as error:
+        raise Failure(f"{folder / CONFIG}: {error}") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -150,11 +159,20 @@ def find_artifact(source: str) -> Path:
     Raises:
         BadInput: neither a run nor a folder of this name has an artifact.
     """
-    folders = [run_dir(source) / "artifact", Path(source), Path(source) / "artifact"]
+    folders = _places(source)
     for folder in folders:
         if (folder / CONFIG).is_file():
             return folder
     raise BadInput(
-        f"init_from: no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n"
+        f"no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n"
         f"Train it first: python cli.py fit --config configs/{Path(source).name}.yaml"
     )
+
+
+def is_artifact(source: str) -> bool:
+    """Tell whether `find_artifact` would find one."""
+    return any((folder / CONFIG).is_file() for folder in _places(source))
+
+
+def _places(source: str) -> tuple[Path, ...]:
+    return run_dir(source) / "artifact", Path(source), Path(source) / "artifact"

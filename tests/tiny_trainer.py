@@ -62,9 +62,7 @@ def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
         batch_tokens=ROWS * SEQUENCE_LEN * accumulation,
         world_size=1,
         max_steps=steps,
-        embedding_lr=model.embedding_lr,
-        unembedding_lr=model.unembedding_lr,
-        matrix_lr=model.matrix_lr,
+        **model.rates,
     )
     model.follow(plan)
     return model

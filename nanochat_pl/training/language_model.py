@@ -7,17 +7,21 @@ callback's. The stages differ in their data and their YAML only.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nanochat_pl.artifacts import artifact_config, load_artifact
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.evaluation.bits_per_byte import BitsPerByte
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
+from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.optim.muon_adamw import MuonAdamW
 from nanochat_pl.optim.schedule import Schedule, apply_schedule
 from nanochat_pl.system.errors import BadInput
@@ -29,6 +33,7 @@ class LanguageModel(LightningModule):
     """A GPT learning to predict the next token.
 
     Args:
+        init_from: run or folder of the artifact a later stage starts from; its shape is taken, `depth` must be its.
         depth: number of layers, the one dial; width, heads, horizon and rates follow from it.
         vocab_size: number of ids, specials included; must be the tokenizer's.
         aspect_ratio: width per layer; the width is rounded up to whole heads.
@@ -40,10 +45,12 @@ class LanguageModel(LightningModule):
         embedding_lr: AdamW's rate of the token embedding at width 768.
         unembedding_lr: AdamW's rate of the output matrix at width 768.
         matrix_lr: Muon's rate of all other matrices.
+        lr_fraction: factor on the three rates, for stages that go on from trained weights.
         weight_decay: decoupled decay of Muon's matrices.
         warmup_steps: steps over which the rates rise linearly from 0.
         warmdown_ratio: last share of the steps over which they fall linearly.
         final_lr_fraction: what they fall to, as a fraction.
+        momentum_ramp_steps: steps over which Muon's momentum rises to 0.95; 0 begins with it.
         compile: whether to compile the training step; null means where a compiler is found.
     """
 
@@ -59,26 +66,65 @@ class LanguageModel(LightningModule):
         embedding_lr: float = 0.2,
         unembedding_lr: float = 0.004,
         matrix_lr: float = 0.02,
+        lr_fraction: float = 1.0,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
         warmdown_ratio: float = 0.2,
         final_lr_fraction: float = 0.0,
+        momentum_ramp_steps: int = 300,
         compile: bool | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
+        if not lr_fraction > 0:
+            raise BadInput(f"model.init_args.lr_fraction={lr_fraction}: give more than 0")
+        self.init_from, self.lr_fraction = init_from, lr_fraction
         self.depth, self.vocab_size = depth, vocab_size
         self.aspect_ratio, self.head_dim, self.n_kv_head = aspect_ratio, head_dim, n_kv_head
         self.tokens_per_parameter, self.target_flops = tokens_per_parameter, target_flops
-        self.embedding_lr, self.unembedding_lr, self.matrix_lr = embedding_lr, unembedding_lr, matrix_lr
+        self.rates = {
+            "embedding_lr": lr_fraction * embedding_lr,
+            "unembedding_lr": lr_fraction * unembedding_lr,
+            "matrix_lr": lr_fraction * matrix_lr,
+        }
         self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
         self.warmdown_ratio, self.final_lr_fraction = warmdown_ratio, final_lr_fraction
+        self.momentum_ramp_steps = momentum_ramp_steps
         self.compiles = compile
         self.gpt: GPT | None = None
         self.plan: Plan | None = None
         self.schedule: Schedule | None = None
+        self._start: Path | None = None
+        self._step_targets: Tensor | None = None  # over all ranks, from a step's first batch to its end
+
+    def start_from(self, artifact: Path) -> None:
+        """Begin with the weights, and have the shape, of an artifact.
+
+        Raises:
+            BadInput: it has another depth.
+            Failure: it is not complete.
+        """
+        config = artifact_config(artifact)
+        if config.n_layer != self.depth:
+            raise BadInput(
+                f"model.init_args.depth={self.depth}, but {self.init_from} has {config.n_layer} layers\n"
+                f"Set depth to {config.n_layer}, or name another init_from."
+            )
+        self._start, self._start_config, self.vocab_size = artifact, config, config.vocab_size
 
     def gpt_config(self, sequence_len: int) -> GPTConfig:
-        """Return the shape of the network for rows of `sequence_len` tokens."""
+        """Return the shape of the network for rows of `sequence_len` tokens.
+
+        Raises:
+            BadInput: the artifact to start from has a shorter context.
+        """
+        if self._start is not None:
+            if sequence_len > self._start_config.sequence_len:
+                raise BadInput(
+                    f"data.init_args.sequence_len={sequence_len} is more than the {self._start_config.sequence_len} "
+                    f"tokens of context that {self.init_from} was trained with"
+                )
+            return self._start_config
         return GPTConfig.from_depth(
             self.depth,
             vocab_size=self.vocab_size,
@@ -96,13 +142,17 @@ class LanguageModel(LightningModule):
             warmup_steps=self.warmup_steps,
             warmdown_ratio=self.warmdown_ratio,
             final_lr_fraction=self.final_lr_fraction,
+            momentum_ramp_steps=self.momentum_ramp_steps,
         )
 
     def configure_model(self) -> None:
         """Build the network where it will live, once; a model that was given one keeps it."""
-        if self.gpt is None:
+        device = self.trainer.strategy.root_device
+        if self.gpt is None and self._start is not None:
+            self.gpt = load_artifact(self._start, device).gpt.train()
+        elif self.gpt is None:
             config = self.gpt_config(self.trainer.datamodule.sequence_len)
-            self.gpt = GPT.materialized(config, device=self.trainer.strategy.root_device)
+            self.gpt = GPT.materialized(config, device=device)
         if self.compiles and self.trainer.training:
             self.gpt.compile(dynamic=False)  # in place: the names in the state dict stay as they are
 
@@ -111,8 +161,17 @@ class LanguageModel(LightningModule):
         return self.gpt.forward(ids)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss over the scored targets."""
-        return self.gpt(batch.inputs, batch.targets)
+        """Return the mean loss over the scored targets, weighted so that each of the step's counts the same."""
+        loss = self.gpt(batch.inputs, batch.targets)
+        return loss if batch.step_targets is None else loss * self._weight(batch)
+
+    def _weight(self, batch: Batch) -> Tensor:
+        """Return the scored targets of this batch / the mean of all batches of the step on all ranks."""
+        if self._step_targets is None:
+            mine = torch.tensor(float(batch.step_targets), device=self.device)
+            self._step_targets = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return (batch.targets != IGNORED).sum() * (batches / self._step_targets)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting nats and bytes from zero."""
@@ -131,9 +190,7 @@ class LanguageModel(LightningModule):
         """Return the one optimizer; its schedule is applied in `on_before_optimizer_step`."""
         groups = param_groups(
             self.gpt,
-            embedding_lr=self.embedding_lr,
-            unembedding_lr=self.unembedding_lr,
-            matrix_lr=self.matrix_lr,
+            **self.rates,
             weight_decay=self.weight_decay,
         )
         return MuonAdamW(groups)
@@ -141,6 +198,7 @@ class LanguageModel(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Set rate, momentum and decay of the step about to be taken: functions of its number, nothing to save."""
         apply_schedule(optimizer, self.schedule, self.trainer.global_step)
+        self._step_targets = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what Lightning would save and nobody restores: the loaders' own state is a batch ahead."""

@@ -19,7 +19,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from nanochat_pl.data import PretrainData
+from nanochat_pl.artifacts import find_artifact
+from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for
 from nanochat_pl.system.parsing import Suggesting
@@ -49,7 +50,7 @@ class StageParser(Suggesting, LightningArgumentParser):
 
     further_names = tuple(
         name
-        for cls in (LanguageModel, PretrainData, Trainer, *SECTIONS.values())
+        for cls in (LanguageModel, PretrainData, ChatData, Trainer, *SECTIONS.values())
         for name in inspect.signature(cls.__init__).parameters
         if name != "self"
     )
@@ -154,9 +155,23 @@ class StageCLI(LightningCLI):
         asked = asked if isinstance(asked, list) else [asked] if asked else []
         return [RunTensorBoard(self.run_dir), MetricsFiles(self.run_dir), *asked]
 
+    def find_start(self) -> None:
+        """Give a stage that starts from an artifact its shape and, unless another is named, its tokenizer.
+
+        Raises:
+            BadInput: there is no such artifact, or it has another depth.
+        """
+        if self.model.init_from is None:
+            return
+        folder = find_artifact(self.model.init_from)
+        self.model.start_from(folder)
+        if self.datamodule.tokenizer is None:
+            self.datamodule.tokenizer = str(folder)
+
     def make_plan(self, world_size: int) -> Plan:
         """Derive every number of the run for `world_size` ranks."""
         model, data, trainer = self.model, self.datamodule, self.config.trainer
+        is_open = trainer.max_steps < 0 and model.target_flops is None
         return make_plan(
             model.gpt_config(data.sequence_len),
             sequence_len=data.sequence_len,
@@ -165,10 +180,9 @@ class StageCLI(LightningCLI):
             world_size=world_size,
             max_steps=trainer.max_steps if trainer.max_steps >= 0 else None,
             target_flops=model.target_flops,
+            data_rows=data.planned_rows() if is_open else None,
             tokens_per_parameter=model.tokens_per_parameter,
-            embedding_lr=model.embedding_lr,
-            unembedding_lr=model.unembedding_lr,
-            matrix_lr=model.matrix_lr,
+            **model.rates,
             precision=str(self.precision),
             gpu=gpu_to_plan_for(trainer.accelerator),
         )

@@ -109,6 +109,7 @@ def make_plan(
     matrix_lr: float,
     max_steps: int | None = None,
     target_flops: float | None = None,
+    data_rows: int | None = None,
     tokens_per_parameter: float = 20.0,
     precision: str = "bf16-mixed",
     gpu: Gpu | None = None,
@@ -126,7 +127,8 @@ def make_plan(
         matrix_lr: Muon's rate.
         max_steps: the horizon, before all others.
         target_flops: the horizon where `max_steps` is None.
-        tokens_per_parameter: the horizon where both are None.
+        data_rows: rows of the epochs asked for, the horizon where both are None.
+        tokens_per_parameter: the horizon where all are None.
         precision: Lightning's word for it; activations have 2 bytes unless it is "32-true".
         gpu: the device it will run on, None where unknown; then there is no time.
 
@@ -142,6 +144,8 @@ def make_plan(
         batch_tokens=batch_tokens,
         max_steps=max_steps,
         target_flops=target_flops,
+        data_rows=data_rows,
+        sequence_len=sequence_len,
         tokens_per_parameter=tokens_per_parameter,
     )
     tokens = steps * batch_tokens
@@ -188,9 +192,11 @@ def horizon(
     batch_tokens: int,
     max_steps: int | None,
     target_flops: float | None,
+    data_rows: int | None,
+    sequence_len: int,
     tokens_per_parameter: float,
 ) -> Horizon:
-    """Return the steps of a run: `max_steps`, else by `target_flops`, else by `tokens_per_parameter`.
+    """Return the steps of a run: `max_steps`, else by `target_flops`, `data_rows` or `tokens_per_parameter`.
 
     Raises:
         BadInput: there would be no step at all.
@@ -201,6 +207,10 @@ def horizon(
         steps = round(target_flops / (flops_per_token * batch_tokens))
         asked = f"model.target_flops={target_flops:g}"
         source = f"{target_flops:g} target_flops / (flops_per_token x batch_tokens), rounded"
+    elif data_rows is not None:
+        steps = math.ceil(data_rows * sequence_len / batch_tokens)
+        asked = f"data.epochs, {data_rows} rows,"
+        source = f"data.epochs: about {data_rows:,} rows x sequence_len / batch_tokens, rounded up"
     else:
         steps = int(tokens_per_parameter * parameters // batch_tokens)
         asked = f"model.tokens_per_parameter={tokens_per_parameter:g}"

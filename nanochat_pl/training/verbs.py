@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from nanochat_pl.artifacts import Artifact, load_artifact
+from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact
 from nanochat_pl.inference.sampling import complete
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system import signals
@@ -110,11 +110,13 @@ def predict(args: list[str]) -> int:
     lines = stage.run_dir / "metrics" / "predictions.jsonl"
     lines.parent.mkdir(parents=True, exist_ok=True)
     for prompt in _prompts(stage):
-        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-        stop = frozenset({tokenizer.bos_id})
-        text = tokenizer.decode(
-            complete(stage.model.gpt, ids, max_new_tokens=config.max_new_tokens, stop_ids=stop)
+        new = complete(
+            stage.model.gpt,
+            stage.datamodule.prompt_ids(prompt),
+            max_new_tokens=config.max_new_tokens,
+            stop_ids=tokenizer.stop_ids,
         )
+        text = tokenizer.decode(new)
         print(f"{prompt}|{text}", flush=True)
         with lines.open("a", encoding="utf-8") as file:
             facts = {"step": step, "time": time.time(), "prompt": prompt, "text": text}
@@ -140,6 +142,8 @@ def plan(args: list[str]) -> int:
     """Print the plan as a table or as JSON."""
     _quieten()
     stage = StageCLI("plan", args)
+    if stage.model.init_from is None or is_artifact(stage.model.init_from):
+        stage.find_start()
     made = stage.make_plan(stage.config.devices or _devices(stage.config.trainer))
     print(json.dumps(made.to_dict(), indent=1) if stage.config.json else made.table())
     return 0
@@ -163,6 +167,7 @@ def _ready(verb: str, args: list[str]) -> StageCLI:
     stage = StageCLI(verb, args)
     data = stage.datamodule
     data.config_path = str(stage.config.config[0])
+    stage.find_start()
     stage.model.gpt_config(data.sequence_len)
     for note in data.preflight():
         _say(note)

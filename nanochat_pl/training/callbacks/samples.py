@@ -48,12 +48,10 @@ class Samples(Callback):
 
     def _continue(self, trainer: Trainer, module: LightningModule, prompt: str) -> str:
         tokenizer = trainer.datamodule.tokenizer_on_disk
-        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+        ids = trainer.datamodule.prompt_ids(prompt)
         module.eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            new = complete(
-                module.gpt, ids, max_new_tokens=self.max_new_tokens, stop_ids=frozenset({tokenizer.bos_id})
-            )
+            new = complete(module.gpt, ids, max_new_tokens=self.max_new_tokens, stop_ids=tokenizer.stop_ids)
         module.train()
         return tokenizer.decode(new)
 
