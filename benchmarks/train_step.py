@@ -108,9 +108,7 @@ def prepared(args: argparse.Namespace) -> LanguageModel:
         batch_tokens=args.rows * args.sequence_len,
         world_size=1,
         max_steps=WARM_UP_STEPS + args.steps,
-        embedding_lr=model.embedding_lr,
-        unembedding_lr=model.unembedding_lr,
-        matrix_lr=model.matrix_lr,
+        **model.rates,
         precision=args.precision,
     )
     model.follow(plan)

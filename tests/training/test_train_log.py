@@ -47,9 +47,7 @@ def test_rates_are_those_of_the_step_just_taken(tmp_path):
     lines = logged(tmp_path, model)
     initial = learning_rates(
         n_embd=32,
-        embedding_lr=model.embedding_lr,
-        unembedding_lr=model.unembedding_lr,
-        matrix_lr=model.matrix_lr,
+        **model.rates,
     )
     for name, rate in initial.items():
         assert lines[5][f"lr/{name}"] == pytest.approx(rate)
