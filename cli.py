@@ -7,6 +7,7 @@ print the list or to catch a mistyped verb. What a verb does stands with its fun
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -43,6 +44,7 @@ VERBS = {
         "nanochat_pl.commands.data:repackage", "make shards from files of your own", positional=True
     ),
     "tokenizer train": Verb("nanochat_pl.commands.tokenizer:train", "train the byte-level BPE in Rust"),
+    "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
     "demo": Verb("nanochat_pl.demo:demo", "the whole road on a laptop, offline"),
 }
 
@@ -129,7 +131,7 @@ def call(name: str, target: Callable[..., None], args: list[str]) -> int:
         """A plain verb's parser."""
 
         def error(self, message: str, ex: Exception | None = None) -> None:
-            super().error(message.replace("required: for_", "required: --for"), ex)
+            super().error(re.sub(r"required: (\w+)_\b", r"required: --\1", message), ex)
 
     parser = Parser(prog=f"cli.py {name}", description=VERBS[name].summary)
     parser.add_function_arguments(target, as_positional=VERBS[name].positional)

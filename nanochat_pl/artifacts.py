@@ -31,6 +31,7 @@ from nanochat_pl.tokenizer.encoding import Tokenizer
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+GENERATION = "generation.json"
 PROVENANCE = "provenance.json"
 WEIGHTS_SHA256 = "weights_sha256"
 GENERATION_DEFAULTS = {"temperature": 0.8, "top_k": 50, "max_new_tokens": 256}
@@ -77,7 +78,7 @@ def _write_files(folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mappi
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     tokenizer.save(folder)
     write_json(folder / CONFIG, gpt.config.to_dict())
-    write_json(folder / "generation.json", GENERATION_DEFAULTS)
+    write_json(folder / GENERATION, GENERATION_DEFAULTS)
     write_json(folder / PROVENANCE, dict(provenance) | {WEIGHTS_SHA256: sha256_of(folder / WEIGHTS)})
     for path in (*folder.iterdir(), folder):
         force_to_disk(path)
@@ -167,6 +168,30 @@ def find_artifact(source: str) -> Path:
         f"no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n"
         f"Train it first: python cli.py fit --config configs/{Path(source).name}.yaml"
     )
+
+
+def newest_chat_artifact() -> Path:
+    """Return the artifact of the chat stage that finished last.
+
+    Raises:
+        Failure: there is none.
+    """
+    finished: list[tuple[float, Path]] = []
+    for provenance in run_dir("").glob(f"*/artifact/{PROVENANCE}"):
+        facts = _read_object(provenance)
+        if facts.get("is_chat"):
+            finished.append((facts["time"], provenance.parent))
+    if not finished:
+        raise Failure(
+            f"{run_dir('')}: no model that can chat is here\n"
+            "Make a small one in minutes: python cli.py demo    or name one: --from RUN|DIR"
+        )
+    return max(finished)[1]
+
+
+def generation_defaults(folder: Path) -> dict[str, Any]:
+    """Return how an artifact's model is sampled unless told otherwise."""
+    return _read_object(folder / GENERATION)
 
 
 def is_artifact(source: str) -> bool:

@@ -1,0 +1,1 @@
+"""A leaf: talking to a model."""

@@ -1,0 +1,89 @@
+"""A conversation with a model: its history, kept within the context by whole turns, and one answer at a time.
+
+Knows nothing of terminals; `terminal.py` reads and prints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.sampling import SamplingSettings
+from nanochat_pl.inference.transcript import Piece
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.files import write_text
+from nanochat_pl.tokenizer.conversation import Message, Part, render_for_completion
+
+ROOM_FOR_ANSWER = 4  # a context is divided by this to get the least room an answer must have
+
+
+class Session:
+    """Messages so far, and the model that answers them.
+
+    Args:
+        engine: answers.
+        settings: how.
+
+    Attributes:
+        messages: the conversation; an answer that was stopped is in it as far as it came.
+    """
+
+    def __init__(self, engine: Engine, settings: SamplingSettings) -> None:
+        self.engine, self.settings = engine, settings
+        self.messages: list[Message] = []
+
+    def ask(self, text: str) -> Iterator[Piece]:
+        """Add a user's message and yield the answer as it comes; closing the iterator ends the answer there.
+
+        Raises:
+            BadInput: the message alone leaves no room for an answer.
+        """
+        messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        prompt = self._fitting_prompt(messages)
+        return self._answer(messages, prompt)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.messages = []
+
+    def save(self, path: Path) -> None:
+        """Write the conversation as one line of JSON, the form training reads."""
+        write_text(path, json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
+
+    def _answer(self, messages: list[Message], prompt: list[int]) -> Iterator[Piece]:
+        parts: list[Part] = []
+        try:
+            for piece in self.engine.stream(prompt, self.settings):
+                _append(parts, piece)
+                yield piece
+        finally:
+            self.messages = [*messages, {"role": "assistant", "content": _closed(parts)}]
+
+    def _fitting_prompt(self, messages: list[Message]) -> list[int]:
+        """Return the ids to continue, leaving out the oldest turns where the context is too short for all."""
+        context = self.engine.gpt.config.sequence_len
+        most = context - max(1, context // ROOM_FOR_ANSWER)
+        for first in range(0, len(messages), 2):
+            prompt = render_for_completion(self.engine.tokenizer, {"messages": messages[first:]})
+            if len(prompt) <= most:
+                return prompt
+        raise BadInput(
+            f"your message has {len(prompt)} tokens, but this model reads {context} in all and an answer needs "
+            f"{context - most} of them; shorten it"
+        )
+
+
+def _append(parts: list[Part], piece: Piece) -> None:
+    if not parts or parts[-1]["type"] != piece.kind:
+        parts.append({"type": piece.kind, "text": ""})
+    parts[-1]["text"] += piece.text
+
+
+def _closed(parts: list[Part]) -> Any:
+    """Return an answer's content: plain text where there is nothing but text."""
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
