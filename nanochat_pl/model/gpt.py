@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanochat_pl.model.attention import causal_attention
+from nanochat_pl.model.attention import Past, cached_attention, causal_attention
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.loss import softcapped_cross_entropy
 from nanochat_pl.system.errors import BadInput
@@ -34,8 +34,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (B, T, H, D) queries or keys.
-        cos: (T, 1, D/2) fp32.
-        sin: (T, 1, D/2) fp32.
+        cos: (T, 1, D/2) fp32, or (B, T, 1, D/2) where rows stand at different positions.
+        sin: like `cos`.
 
     Returns:
         (B, T, H, D) in the dtype of `x`.
@@ -57,8 +57,9 @@ def rotary_tables(sequence_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
 class Attention(nn.Module):
     """Causal self-attention: rotary, then normalised queries and keys."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.head_dim = config.head_dim
         kv_width = config.n_kv_head * config.head_dim
         self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=False)
@@ -66,11 +67,15 @@ class Attention(nn.Module):
         self.c_v = nn.Linear(config.n_embd, kv_width, bias=False)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return (B, T, C) for x (B, T, C)."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: Past | None = None) -> Tensor:
+        """Return (B, T, C) for x (B, T, C), which comes after `past`."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
         q, k = (norm(rotate(heads, cos, sin)) for heads in (q, k))  # (B, T, H or K, D)
-        return self.c_proj(causal_attention(q, k, v).flatten(-2))  # (B, T, C)
+        if past is None:
+            y = causal_attention(q, k, v)  # (B, T, H, D)
+        else:
+            y = cached_attention(q, *past.update(self.layer, k, v), past.visible)
+        return self.c_proj(y.flatten(-2))  # (B, T, C)
 
 
 class MLP(nn.Module):
@@ -89,14 +94,14 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each on the normalised stream and added to it."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.attn = Attention(config)
+        self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return (B, T, C) for x (B, T, C)."""
-        x = x + self.attn(norm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: Past | None = None) -> Tensor:
+        """Return (B, T, C) for x (B, T, C), which comes after `past`."""
+        x = x + self.attn(norm(x), cos, sin, past)
         return x + self.mlp(norm(x))
 
 
@@ -114,7 +119,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         cos, sin = rotary_tables(config.sequence_len, config.head_dim)
         self.register_buffer("cos", cos, persistent=False)
@@ -189,15 +194,27 @@ class GPT(nn.Module):
             )
         return self.logits(x)
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Return the final normalised hidden states (B, T, C) for ids (B, T)."""
+    def hidden(self, ids: Tensor, past: Past | None = None) -> Tensor:
+        """Return the final normalised hidden states.
+
+        Args:
+            ids: (B, T) token ids, T at most `config.sequence_len`.
+            past: what the rows remember of the ids before these; it remembers these too afterwards.
+
+        Returns:
+            (B, T, C).
+
+        Raises:
+            BadInput: more positions than the context has.
+        """
         length = ids.size(1)
         self._require_fits(length)
-        cos, sin = self.cos[:length], self.sin[:length]
+        places = slice(length) if past is None else past.positions
+        cos, sin = self.cos[places], self.sin[places]  # (T, 1, D/2) or (B, T, 1, D/2)
         x = self.wte(ids)  # (B, T, C)
         x = norm(x.to(_stream_dtype(x)))
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, past)
         return norm(x)
 
     @torch.no_grad()
@@ -212,7 +229,7 @@ class GPT(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Return softcapped logits (B, T, V); in fp32 throughout, for a bf16 product has steps of 1/16 above 8."""
         with torch.autocast(x.device.type, enabled=False):
-            return SOFTCAP * torch.tanh(F.linear(x.float(), self.lm_head.weight) / SOFTCAP)
+            return SOFTCAP * torch.tanh(F.linear(x.float(), self.lm_head.weight.float()) / SOFTCAP)
 
     def _require_fits(self, length: int) -> None:
         """Refuse rows longer than the context."""
