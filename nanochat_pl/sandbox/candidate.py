@@ -1,9 +1,10 @@
 """Inside a locked process: load a program and answer calls to its functions, in literals.
 
     in     first nothing; then [name, arguments, keyword arguments]
-    out    first ["ready"] or ["failed", name, text]; then ["value", value, arguments that may have changed, by place] or ["raised", name, text]
+    out    first ["ready"] or ["failed", name, text]; then ["value", value] or ["raised", name, text]
 
-Nothing said here is believed to be more than an answer: who judges sits in another process (`checker.py`).
+What a function does to its arguments stays here, so it cannot rewrite what a test compares with. Nothing said here
+is believed to be more than an answer: who judges sits in another process (`checker.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import sys
 import types
 from typing import Any
 
-from nanochat_pl.sandbox.literals import MAX_MESSAGE_BYTES, NotLiteral, pack, receive, send
+from nanochat_pl.sandbox.literals import receive, send
 
 MODULE = "solution"
-CHANGEABLE = (list, dict, set, bytearray)
 MAX_TEXT = 500  # characters of an exception that cross
 
 
@@ -63,18 +63,9 @@ def _answer(
     try:
         if name not in module.__dict__:
             raise NameError(f"name {name!r} is not defined")
-        value = module.__dict__[name](*arguments, **keywords)
-        changeable = {place: each for place, each in enumerate(arguments) if isinstance(each, CHANGEABLE)}
-        send(answers, ["value", value, changeable if _can_cross(changeable) else {}])
+        send(answers, ["value", module.__dict__[name](*arguments, **keywords)])
     except BaseException as error:
         send(answers, ["raised", *_described(error)])
-
-
-def _can_cross(value: Any) -> bool:
-    try:
-        return len(pack(value)) < MAX_MESSAGE_BYTES // 2
-    except NotLiteral:
-        return False
 
 
 def _described(error: BaseException) -> list[str]:

@@ -10,7 +10,6 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
 
 _NEVER = {
     "antigravity",
@@ -28,7 +27,7 @@ _ALSO = {"datetime": "_strptime", "time": "_strptime", "functools": "typing"}  #
 def preload(sources: list[str]) -> None:
     """Import what these programs mention of the standard library."""
     words = set(re.findall(r"[A-Za-z]\w*", " ".join(sources)))
-    for name in sorted(words & sys.stdlib_module_names - _NEVER) + ["encodings"]:
+    for name in [*sorted(words & sys.stdlib_module_names - _NEVER), "encodings"]:
         _load(name, words)
         if name in _ALSO:
             _load(_ALSO[name], words)
@@ -46,15 +45,8 @@ def _load(name: str, words: set[str]) -> None:
 
 
 def _parts(folder: str) -> set[str]:
-    return set(_names(folder))
-
-
-def _names(folder: str) -> Iterator[str]:
     try:
-        entries = os.listdir(folder)
+        names = {entry.partition(".")[0] for entry in os.listdir(folder)}
     except OSError:
-        return
-    for entry in entries:
-        name = entry.partition(".")[0]
-        if not name.startswith("__"):
-            yield name
+        return set()
+    return {name for name in names if not name.startswith("__")}
