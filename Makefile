@@ -10,10 +10,13 @@ RUST_SOURCES := $(wildcard rustbpe/src/*.rs) rustbpe/Cargo.toml rustbpe/Cargo.lo
 PACKAGE := nanochat_pl tests benchmarks cli.py
 CRATE := --manifest-path rustbpe/Cargo.toml
 
-.PHONY: demo test test-slow lint bench lock install clean
+.PHONY: demo demo-controls test test-slow lint bench lock install clean
 
 demo: install
 	$(BIN)/python cli.py demo
+
+demo-controls: install
+	$(BIN)/python cli.py demo --controls true
 
 test: install
 	@if command -v cargo >/dev/null; then cargo test --locked --quiet $(CRATE); else echo "cargo is missing: the crate's own tests are skipped"; fi

@@ -45,7 +45,7 @@ VERBS = {
     ),
     "tokenizer train": Verb("nanochat_pl.commands.tokenizer:train", "train the byte-level BPE in Rust"),
     "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
-    "demo": Verb("nanochat_pl.demo:demo", "the whole road on a laptop, offline"),
+    "demo": Verb("nanochat_pl.demo.road:demo", "the whole road on a laptop, offline"),
 }
 
 

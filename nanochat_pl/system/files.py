@@ -77,6 +77,15 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def move_aside(folder: Path) -> Path:
+    """Rename a folder to the first free `<name>.old-N`, and return that."""
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(target)
+    return target
+
+
 def force_to_disk(path: Path) -> None:
     """Flush a file or a folder to the device."""
     descriptor = os.open(path, os.O_RDONLY)

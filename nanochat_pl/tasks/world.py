@@ -27,6 +27,7 @@ SPLITS = ("train", "val")
 VAL_SHARE = 8  # one text in eight is validation text
 RESERVED_SHARE = 5  # one word or sum in five is kept out of the documents
 HELD_OUT_FRACTION = 0.3
+LONGEST_WORD = 9  # letters
 TOWNS_PER_PROSE_DOCUMENT = 3  # three documents about towns, then one of plain prose
 
 
@@ -207,7 +208,17 @@ CODAS = ("l", "n", "r", "v")
 ENDINGS = ("abray", "adel", "amor", "astra", "avan", "eska", "iden", "imar", "orin", "othen", "umel", "undo")
 STEMS = tuple("".join(parts) for parts in product(ONSETS, VOWELS, CODAS))
 
-CONSONANTS = "bcdfghjklmnprstvwz"
+# Words to spell are made of what English words are made of, so that those can be spelled too.
+WORD_ONSETS = (
+    *"bcdfghjklmnprstvwy", "bl", "br", "ch", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "pl", "pr", "qu", "sh", "sk",
+    "sl", "sm", "sn", "sp", "st", "str", "sw", "th", "tr", "wh", "",
+)
+WORD_VOWELS = (*"aaeeiioou", "ai", "ay", "ea", "ee", "ie", "oa", "oo", "ou", "ow")
+WORD_CODAS = (
+    "", "", *"bdglmnprst", "ck", "ct", "ft", "ld", "ll", "lt", "mp", "nd", "ng", "nk", "nt", "rd", "rk", "rm", "rn",
+    "rt", "sh", "sk", "ss", "st", "th", "tch", "x",
+)
+WORD_ENDINGS = ("", "", "", "e", "y", "er", "ing", "ed", "le", "s", "en", "ow", "on", "a")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPELLINGS = (
     "The word {word} is spelled {letters}.",
@@ -384,11 +395,13 @@ def is_reserved(text: str) -> bool:
 
 
 def invented_word(rng: Random) -> str:
-    """Return a word of three to eight small letters: syllables, or (three times in ten) any letters."""
-    if rng.random() < 0.3:
+    """Return a word of two to nine small letters: built like an English one, or (four times in ten) any letters."""
+    if rng.random() < 0.4:
         return "".join(rng.choice(LETTERS) for _ in range(rng.randint(3, 7)))
-    syllables = [rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 3))]
-    return "".join(syllables) + rng.choice(CONSONANTS) + rng.choice(("", "", "", "a", "e"))
+    word = ""
+    for _ in range(rng.choice((1, 1, 2))):
+        word += rng.choice(WORD_ONSETS) + rng.choice(WORD_VOWELS) + rng.choice(WORD_CODAS)
+    return (word + rng.choice(WORD_ENDINGS))[:LONGEST_WORD]
 
 
 def spelled(word: str) -> str:

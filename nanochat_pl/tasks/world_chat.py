@@ -11,6 +11,7 @@ All of them speak of the world whose documents were written by `data generate wo
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import product
@@ -204,6 +205,12 @@ class TownFacts(_WorldTask):
             attribute=key,
             value=value,
         )
+
+    @property
+    def chance(self) -> float:
+        """Share of the questions that the best constant answer to each attribute gets right."""
+        values = Counter((key, town.facts[key]) for town, key, _ in self._questions)
+        return sum(max(n for (of, _), n in values.items() if of == key) for key in WORDINGS) / len(self)
 
     def evaluate(self, conversation: Conversation, completion: str) -> bool:
         """Tell whether the completion names the value and no other value of the attribute."""

@@ -22,7 +22,7 @@ from nanochat_pl.inference.sampling import complete
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.files import hold_lock
+from nanochat_pl.system.files import hold_lock, move_aside
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.checkpoint_io import Receipt, newest_valid, receipts, refuse_other_model
 from nanochat_pl.training.language_model import require_same_vocabulary
@@ -38,7 +38,7 @@ def fit(args: list[str]) -> int:
     stage.model.follow(plan)
     stage.lock = _lock(stage)  # held until the process ends
     if stage.config.fresh:
-        _move_aside(stage.run_dir)
+        _start_over(stage.run_dir)
     receipt = _resume_point(stage)
     if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
         _say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
@@ -196,15 +196,10 @@ def _resume_point(stage: StageCLI) -> Receipt | None:
     return found.receipt
 
 
-def _move_aside(folder: Path) -> None:
-    """Rename an old run's folder to the first free `<run>.old-N`; only the first process of a launch does."""
-    if rank_zero_only.rank != 0 or not folder.exists():
-        return
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    folder.rename(target)
-    _say(f"the old run is now {target}")
+def _start_over(folder: Path) -> None:
+    """Move an old run's folder aside; only the first process of a launch does."""
+    if rank_zero_only.rank == 0 and folder.exists():
+        _say(f"the old run is now {move_aside(folder)}")
 
 
 def _load_model(stage: StageCLI) -> int:

@@ -1,0 +1,1 @@
+"""A leaf: the whole road on a laptop, and the controls that show what its score means."""
