@@ -1,1 +1,23 @@
 """Floor 3, problems and worlds: what a model is asked, never the model itself."""
+
+from nanochat_pl.tasks.arc import ARC
+from nanochat_pl.tasks.base import Mixture, Task
+from nanochat_pl.tasks.gsm8k import GSM8K
+from nanochat_pl.tasks.humaneval import HumanEval
+from nanochat_pl.tasks.jsonl import CustomJSON
+from nanochat_pl.tasks.mmlu import MMLU
+from nanochat_pl.tasks.smoltalk import SmolTalk
+from nanochat_pl.tasks.spellingbee import SimpleSpelling, SpellingBee
+
+__all__ = [
+    "ARC",
+    "GSM8K",
+    "MMLU",
+    "CustomJSON",
+    "HumanEval",
+    "Mixture",
+    "SimpleSpelling",
+    "SmolTalk",
+    "SpellingBee",
+    "Task",
+]
