@@ -252,7 +252,8 @@ class Reader:
         try:
             rendered = render(self.tokenizer, item, most)
         except BadInput as error:
-            raise Failure(f"{self.mixture.origin(index)}: {error}") from None
+            task, place = self.mixture.place(index)
+            raise Failure(f"{self.mixture.tasks[task].name}, item {place}: {error}") from None
         return _all_scored(rendered) if self.mask == "all" else rendered
 
 

@@ -23,6 +23,11 @@ def corpus_dir(name: str) -> Path:
     return base_dir() / "data" / name
 
 
+def tasks_dir(name: str) -> Path:
+    """Return the folder, or the file, of a named task's data."""
+    return base_dir() / "tasks" / name
+
+
 def tokenizer_dir(name: str) -> Path:
     """Return the folder of a named tokenizer."""
     return base_dir() / "tokenizers" / name

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from nanochat_pl.system.corpus import MANIFEST, read_manifest
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import corpus_dir
-from nanochat_pl.tasks.base import Task
+from nanochat_pl.tasks.base import Task, require_choice
 from nanochat_pl.tasks.world import (
     ATTRIBUTES,
     Town,
@@ -129,9 +129,8 @@ class _WorldTask(Task):
         stop: int | None = None,
         step: int = 1,
     ) -> None:
-        super().__init__(start=start, stop=stop, step=step)
-        if split not in ("train", "test"):
-            raise BadInput(f"{type(self).__name__}: split={split!r} is unknown; use train or test")
+        super().__init__(start, stop, step)
+        require_choice("split", split, ("train", "test"))
         if size is not None and size < 1:
             raise BadInput(f"{type(self).__name__}: size={size}; give 1 or more")
         self.split, self.size = split, size
@@ -141,9 +140,11 @@ class _WorldTask(Task):
         """The world whose documents are on disk."""
         return world_on_disk(corpus_dir("world"))
 
-    def _source(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides its items: the world's settings too."""
         world = self.world
-        return {"world": [world.seed, len(world.towns), len(world.described_towns)]}
+        return super().facts | {"world": [world.seed, len(world.towns), len(world.described_towns)]}
 
     def random(self, index: int) -> Random:
         """Return the source of chance of one item: equal in every process, another one in each split."""
@@ -179,6 +180,7 @@ class TownFacts(_WorldTask):
     held-out towns, of which no question is ever trained on, every question in every wording once.
     """
 
+    name = "TownFacts"
     kind = "generative"
 
     @cached_property
@@ -193,11 +195,11 @@ class TownFacts(_WorldTask):
         self.random(0).shuffle(asked)
         return asked
 
-    def _count(self) -> int:
+    def _total(self) -> int:
         return self.size or len(self._questions)
 
-    def _item(self, index: int) -> Conversation:
-        town, key, question = self._questions[index % len(self._questions)]
+    def _item(self, number: int) -> Conversation:
+        town, key, question = self._questions[number % len(self._questions)]
         value = town.facts[key]
         return _exchange(
             question.format(town=town.name),
@@ -225,13 +227,14 @@ class TownFacts(_WorldTask):
 class WordSpelling(_WorldTask):
     """Invented words, letter by letter; words of "test" stand in no document and no conversation."""
 
+    name = "WordSpelling"
     kind = "generative"
 
-    def _count(self) -> int:
+    def _total(self) -> int:
         return self.size or 6000
 
-    def _item(self, index: int) -> Conversation:
-        rng = self.random(index)
+    def _item(self, number: int) -> Conversation:
+        rng = self.random(number)
         word = _word(rng, reserved=self.split == "test")
         request = rng.choice(SPELLING_REQUESTS).format(word=word)
         return _exchange(
@@ -246,13 +249,14 @@ class WordSpelling(_WorldTask):
 class ToolSums(_WorldTask):
     """Sums that the assistant hands to the tool; operands of "test" stand in no document and no conversation."""
 
+    name = "ToolSums"
     kind = "generative"
 
-    def _count(self) -> int:
+    def _total(self) -> int:
         return self.size or 4000
 
-    def _item(self, index: int) -> Conversation:
-        rng = self.random(index)
+    def _item(self, number: int) -> Conversation:
+        rng = self.random(number)
         a, sign, b = _sum(rng, reserved=self.split == "test")
         result = str({"+": a + b, "-": a - b, "*": a * b}[sign])
         expression = f"{a}{sign}{b}"
@@ -273,13 +277,14 @@ class ToolSums(_WorldTask):
 class WorldTexts(_WorldTask):
     """Documents of the world as items with a key "text"; nothing is asked."""
 
+    name = "WorldTexts"
     kind = None
 
-    def _count(self) -> int:
+    def _total(self) -> int:
         return self.size or 24_000
 
-    def _item(self, index: int) -> Any:
-        return {"text": document(self.world, index, "train" if self.split == "train" else "val")}
+    def _item(self, number: int) -> Any:
+        return {"text": document(self.world, number, "train" if self.split == "train" else "val")}
 
 
 def _exchange(question: str, answer: Any, **facts: str) -> Any:

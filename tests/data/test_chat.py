@@ -35,15 +35,15 @@ class Talk(Task):
     def __init__(
         self, size: int, longest: int = 20, start: int = 0, stop: int | None = None, step: int = 1
     ) -> None:
-        super().__init__(start=start, stop=stop, step=step)
+        super().__init__(start, stop, step)
         self.size, self.longest = size, longest
 
-    def _count(self) -> int:
+    def _total(self) -> int:
         return self.size
 
-    def _item(self, index: int):
-        chance = random.Random(index)
-        question = f"{index:04d}" + "q" * chance.randint(0, self.longest)
+    def _item(self, number: int):
+        chance = random.Random(number)
+        question = f"{number:04d}" + "q" * chance.randint(0, self.longest)
         return {
             "messages": [
                 {"role": "user", "content": question},
@@ -57,8 +57,8 @@ class Texts(Talk):
 
     name = "Texts"
 
-    def _item(self, index: int):
-        return {"text": f"{index:04d}" + "t" * (index % self.longest)}
+    def _item(self, number: int):
+        return {"text": f"{number:04d}" + "t" * (number % self.longest)}
 
 
 def reader(size: int = 300, longest: int = 20, mask="assistant", task=Talk) -> Reader:
@@ -185,7 +185,7 @@ def test_no_batch_is_without_a_target():
 
 def test_a_mixture_without_anything_to_learn_is_refused():
     class Silent(Talk):
-        def _item(self, index):
+        def _item(self, number):
             return {"messages": [{"role": "user", "content": "no answer"}]}
 
     with pytest.raises(Failure, match="no conversation has a token to learn"):
@@ -270,7 +270,7 @@ def test_settings_that_cannot_work_are_refused(settings, complaint):
 
 def test_a_malformed_conversation_is_named():
     class Broken(Talk):
-        def _item(self, index):
+        def _item(self, number):
             return {"messages": [{"role": "assistant", "content": "first"}]}
 
     with pytest.raises(Failure, match=r"Talk, item \d+: conversation: message 0 is 'assistant'"):
