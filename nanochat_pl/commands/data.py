@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from nanochat_pl.commands.stage_tasks import check_tasks
 from nanochat_pl.system.assets import CORPORA, CorpusAsset
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import base_dir, corpus_dir
@@ -56,6 +57,9 @@ def check(for_: str) -> None:
     """
     from nanochat_pl.system.corpus import MANIFEST, check_corpus, open_corpus
 
+    if is_chat_stage(settings := _settings_of(for_)):
+        check_tasks(settings, for_)
+        return
     source = _source_of(for_)
     folder = source.folder()
     if not folder.is_dir():
@@ -81,6 +85,9 @@ def fetch(for_: str) -> None:
     Args:
         for_: the stage's configuration file.
     """
+    if is_chat_stage(settings := _settings_of(for_)):
+        _where_to_put_tasks(settings, for_)
+        return
     source = _source_of(for_)
     asset = CORPORA.get(source.name)
     if source.folder().is_dir():
@@ -111,8 +118,36 @@ class _Source:
         return asset.obtain.format(config=config) if asset else "copy the files there again"
 
 
+def _where_to_put_tasks(settings: dict[str, Any], config: str) -> None:
+    """Say which tasks' files are expected where, as long as one is missing."""
+    try:
+        check_tasks(settings, config)
+    except Failure:
+        raise Failure(
+            f"{base_dir() / 'tasks'}: downloading is not built in yet; put the files named above there\n"
+            f"See docs/how-to/chat-data.md, then: python cli.py data check --for {config}"
+        ) from None
+
+
 def _source_of(config: str) -> _Source:
-    """Return what the `data` section of a stage's file names.
+    """Return the corpus that a stage's file names.
+
+    Raises:
+        BadInput: there is no such file, or it is no stage.
+    """
+    settings = _settings_of(config)
+    if "corpus" not in settings:
+        raise BadInput(f"--for {config}: has no data.init_args.corpus; is it a stage's file?")
+    return _Source(settings["corpus"], settings.get("path"))
+
+
+def is_chat_stage(settings: dict[str, Any]) -> bool:
+    """Tell whether a stage reads tasks instead of a corpus."""
+    return "train" in settings
+
+
+def _settings_of(config: str) -> dict[str, Any]:
+    """Return `data.init_args` of a stage's file.
 
     Raises:
         BadInput: there is no such file, or it is no stage.
@@ -124,10 +159,9 @@ def _source_of(config: str) -> _Source:
     except yaml.YAMLError as error:
         raise BadInput(f"--for {config}: is not YAML ({str(error).splitlines()[0]})") from None
     try:
-        settings = stage["data"]["init_args"]
-        return _Source(settings["corpus"], settings.get("path"))
-    except (KeyError, TypeError):
-        raise BadInput(f"--for {config}: has no data.init_args.corpus; is it a stage's file?") from None
+        return dict(stage["data"]["init_args"])
+    except (KeyError, TypeError, ValueError):
+        raise BadInput(f"--for {config}: has no data.init_args; is it a stage's file?") from None
 
 
 def generate(
