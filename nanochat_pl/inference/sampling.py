@@ -158,6 +158,7 @@ def _lowest_of_top_p(odds: Tensor, settings: RowSettings) -> Tensor:
     falling = odds[rows].sort(-1, descending=True).values  # (rows, V)
     line = falling.cumsum(-1, dtype=torch.float64)
     needed = torch.searchsorted(line, settings.top_p[rows] * line[:, -1:])  # (rows, 1), the first to reach it
+    needed = needed.clamp(max=odds.size(-1) - 1)  # beyond the end where odds are not numbers
     lowest[rows] = falling.gather(-1, needed)
     return lowest
 
