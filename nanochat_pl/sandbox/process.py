@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -155,6 +156,7 @@ class LockedProcess:
             "report": write_report,
             **details,
         }
+        self._unsent = memoryview(frame(job, MAX_JOB_BYTES) + stdin)
         output = subprocess.PIPE if is_heard else subprocess.DEVNULL
         try:
             self._popen = subprocess.Popen(
@@ -175,7 +177,6 @@ class LockedProcess:
             os.close(write_report)
         self.report = Stream(self._read_report)
         self.outputs = [Stream(pipe.fileno()) for pipe in (self._popen.stdout, self._popen.stderr) if pipe]
-        self._unsent = memoryview(frame(job, MAX_JOB_BYTES) + stdin)
         os.set_blocking(self._stdin, False)
 
     def __enter__(self) -> LockedProcess:
@@ -206,14 +207,12 @@ class LockedProcess:
         """Layers it reported to be locked by; None before it did."""
         return next(iter(self.report.messages()), None)
 
-    def kill(self) -> int:
-        """End it and all of its session, and return its exit status."""
-        if self._popen.poll() is None:
-            try:
+    def kill(self) -> None:
+        """End it and what it started in its session; a locked one can have started nothing."""
+        if self._popen.poll() is None or "seccomp" not in (self.layers or ()):
+            with suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                self._popen.kill()
-        return self._popen.wait()
+        self._popen.wait()
 
     def wait(self, deadline: float) -> int | None:
         """Return its exit status once it ends, None if it does not in time."""
@@ -276,7 +275,10 @@ def start(processes: Sequence[LockedProcess], *, unsafe_code: bool) -> None:
     )
     for process in processes:
         if process.layers is None:
-            raise Failure(f"a locked Python did not start within {START_TIMEOUT_S:.0f} s: {sys.executable}")
+            raise Failure(
+                f"a locked Python did not start: {sys.executable}\n"
+                f"Look at the memory it may use, and that it starts within {START_TIMEOUT_S:.0f} s"
+            )
         if "seccomp" not in process.layers:
             require_sandbox(unsafe_code, has_seccomp=False)
 
