@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_CALLS = '''
+_CALLS = """
 import ctypes, os, platform
 NUMBERS = {  # x86_64, aarch64
     "openat": (257, 56), "mkdirat": (258, 34), "unlinkat": (263, 35), "fchmodat": (268, 53), "symlinkat": (266, 36),
@@ -26,7 +26,7 @@ def call(name, *arguments):
     if found >= 0:
         print("ESCAPED", name, found, flush=True)
     return found
-'''
+"""
 _OS = "import os, signal, socket, subprocess, sys, threading, time, resource, multiprocessing\n"
 
 
@@ -68,9 +68,7 @@ ATTEMPTS = [
     _by_call("shell by the C library", "if libc.system(b'echo ESCAPED') == 0:\n    print('ESCAPED')"),
     _by_os("shell by os.system", "if os.system('echo ESCAPED') == 0:\n    print('ESCAPED')"),
     _by_os("shell by subprocess", "print(subprocess.run(['/bin/echo', 'ESCAPED'], capture_output=True))"),
-    _by_os(
-        "posix_spawn", "os.posix_spawn('/bin/echo', ['/bin/echo', 'ESCAPED'], {})\nprint('ESCAPED')"
-    ),
+    _by_os("posix_spawn", "os.posix_spawn('/bin/echo', ['/bin/echo', 'ESCAPED'], {})\nprint('ESCAPED')"),
     _by_os("become a shell", "os.execv('/bin/echo', ['/bin/echo', 'ESCAPED'])"),
     _by_call(
         "become a shell by system call",
@@ -78,7 +76,9 @@ ATTEMPTS = [
     ),
     # memory and time
     Attempt("3 GB at once", "x = bytearray(3 * 10**9)\nprint('ESCAPED')"),
-    Attempt("memory bit by bit", "x = []\nwhile len(x) < 400:\n    x.append(bytearray(2**20))\nprint('ESCAPED')"),
+    Attempt(
+        "memory bit by bit", "x = []\nwhile len(x) < 400:\n    x.append(bytearray(2**20))\nprint('ESCAPED')"
+    ),
     Attempt(
         "memory by shared mappings",
         "import mmap\nx = [mmap.mmap(-1, 2**20) for _ in range(400)]\nprint('ESCAPED')",
@@ -93,15 +93,31 @@ ATTEMPTS = [
         "    except (OSError, ValueError):\n        pass\nwhile True:\n    pass",
         1.0,
     ),
-    Attempt("unbounded recursion", "import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    f()\nf()\nprint('ESCAPED')"),
-    Attempt("a hundred million digits", "import sys\nsys.set_int_max_str_digits(0)\nprint(10**100000000)", 1.0),
-    Attempt("regular expression without end", "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')\nprint('ESCAPED')", 1.0),
+    Attempt(
+        "unbounded recursion",
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    f()\nf()\nprint('ESCAPED')",
+        1.0,
+    ),
+    Attempt(
+        "a hundred million digits", "import sys\nsys.set_int_max_str_digits(0)\nprint(10**100000000)", 1.0
+    ),
+    Attempt(
+        "regular expression without end",
+        "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')\nprint('ESCAPED')",
+        1.0,
+    ),
     _by_os(
         "raise its own limits",
         "resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)\nprint('ESCAPED')",
     ),
-    _by_call("raise its own limits by system call", "new = (ctypes.c_ulong * 2)(2**40, 2**40)\ncall('prlimit64', 0, 9, new, None)"),
-    _by_call("lower the limits of the parent", "new = (ctypes.c_ulong * 2)(0, 0)\ncall('prlimit64', PARENT, 7, new, None)"),
+    _by_call(
+        "raise its own limits by system call",
+        "new = (ctypes.c_ulong * 2)(2**40, 2**40)\ncall('prlimit64', 0, 9, new, None)",
+    ),
+    _by_call(
+        "lower the limits of the parent",
+        "new = (ctypes.c_ulong * 2)(0, 0)\ncall('prlimit64', PARENT, 7, new, None)",
+    ),
     # files
     Attempt("read a secret", "print(open('SECRET').read())"),
     _by_call(
@@ -120,11 +136,19 @@ ATTEMPTS = [
         "for number in range(100):\n    with open(f'{number}.bin', 'wb') as file:\n        file.write(bytes(2**20))\n"
         "        print('ESCAPED')",
     ),
-    Attempt("fill a folder", "with open('FOLDER/filled', 'wb') as file:\n    file.write(bytes(2**20))\nprint('ESCAPED')"),
-    Attempt("fill /dev/shm", "with open('/dev/shm/filled', 'wb') as file:\n    file.write(bytes(2**20))\nprint('ESCAPED')"),
+    Attempt(
+        "fill a folder",
+        "with open('FOLDER/filled', 'wb') as file:\n    file.write(bytes(2**20))\nprint('ESCAPED')",
+    ),
+    Attempt(
+        "fill /dev/shm",
+        "with open('/dev/shm/filled', 'wb') as file:\n    file.write(bytes(2**20))\nprint('ESCAPED')",
+    ),
     Attempt("fill /tmp", "import tempfile\nprint('ESCAPED', tempfile.mkstemp())"),
     _by_os("200,000 folders", "for number in range(200000):\n    os.mkdir(f'FOLDER/{number}')"),
-    _by_call("a tree of 300 folders", "call('mkdirat', -100, b'FOLDER/deep', 0o700)\ncall('chdir', b'FOLDER')"),
+    _by_call(
+        "a tree of 300 folders", "call('mkdirat', -100, b'FOLDER/deep', 0o700)\ncall('chdir', b'FOLDER')"
+    ),
     Attempt("append to a start-up file", "open('VICTIM', 'a').write('alias ls=rm')"),
     _by_os("delete a file", "os.unlink('VICTIM')"),
     _by_call("delete a file by system call", "call('unlinkat', -100, b'VICTIM', 0)"),
@@ -132,7 +156,9 @@ ATTEMPTS = [
     _by_call("rename a file by system call", "call('renameat', -100, b'VICTIM', -100, b'FOLDER/renamed')"),
     _by_os("change the rights to a file", "os.chmod('VICTIM', 0o777)"),
     _by_call("change the rights by system call", "call('fchmodat', -100, b'VICTIM', 0o777)"),
-    _by_os("write through a link", "os.symlink('VICTIM', 'FOLDER/link')\nopen('FOLDER/link', 'w').write('x')"),
+    _by_os(
+        "write through a link", "os.symlink('VICTIM', 'FOLDER/link')\nopen('FOLDER/link', 'w').write('x')"
+    ),
     _by_call("link by system call", "call('symlinkat', b'VICTIM', -100, b'FOLDER/link')"),
     _by_call("watch files", "call('inotify_init1', 0)"),
     _by_os(
@@ -144,12 +170,20 @@ ATTEMPTS = [
     _by_call("duplicate by system call", "call('dup', 1)"),
     _by_call("type into the terminal", "call('ioctl', 0, 0x5412, b'x')"),
     # network
-    _by_os("TCP to a service of this machine", "socket.create_connection(('127.0.0.1', PORT))\nprint('ESCAPED')"),
-    _by_os("UDP", "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'x', ('127.0.0.1', PORT + 1))\nprint('ESCAPED')"),
+    _by_os(
+        "TCP to a service of this machine", "socket.create_connection(('127.0.0.1', PORT))\nprint('ESCAPED')"
+    ),
+    _by_os(
+        "UDP",
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'x', ('127.0.0.1', PORT + 1))\nprint('ESCAPED')",
+    ),
     _by_os("abstract socket", "s = socket.socket(socket.AF_UNIX)\ns.connect('\\0SOCKET')\nprint('ESCAPED')"),
     _by_os("listen", "s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()\nprint('ESCAPED')"),
     _by_os("ask a name server", "print(socket.gethostbyname('localhost'), 'ESCAPED')"),
-    _by_call("sockets by system call", "for family in range(50):\n    for kind in (1, 2, 3):\n        call('socket', family, kind, 0)"),
+    _by_call(
+        "sockets by system call",
+        "for family in range(50):\n    for kind in (1, 2, 3):\n        call('socket', family, kind, 0)",
+    ),
     # signals and other processes
     _by_os("terminate the parent", "os.kill(os.getppid() or PARENT, signal.SIGTERM)\nprint('ESCAPED')"),
     _by_os("stop the parent", "os.kill(PARENT, signal.SIGSTOP)\nprint('ESCAPED')"),
