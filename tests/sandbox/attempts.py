@@ -54,7 +54,8 @@ ATTEMPTS = [
     _by_call("vfork by the C library", "if libc.vfork() >= 0:\n    print('ESCAPED')\n    os._exit(0)"),
     _by_os(
         "twelve children of 200 MB",
-        "for _ in range(12):\n    multiprocessing.Process(target=bytearray, args=(200 * 2**20,)).start()\nprint('ESCAPED')",
+        "for _ in range(12):\n    multiprocessing.Process(target=bytearray, args=(200 * 2**20,)).start()\n"
+        "print('ESCAPED')",
     ),
     _by_os(
         "daemon by two forks",
@@ -175,7 +176,8 @@ ATTEMPTS = [
     ),
     _by_os(
         "UDP",
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'x', ('127.0.0.1', PORT + 1))\nprint('ESCAPED')",
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'x', ('127.0.0.1', PORT + 1))\n"
+        "print('ESCAPED')",
     ),
     _by_os("abstract socket", "s = socket.socket(socket.AF_UNIX)\ns.connect('\\0SOCKET')\nprint('ESCAPED')"),
     _by_os("listen", "s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()\nprint('ESCAPED')"),

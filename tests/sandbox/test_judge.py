@@ -40,7 +40,10 @@ PROBLEMS = [
         "prompt": "def encode_shift(text):\n    return text[1:] + text[:1]\n\n\ndef decode(text):\n",
         "canonical_solution": "    return text[-1:] + text[:-1]\n",
         "entry_point": "decode",
-        "test": "def check(candidate):\n    for text in ('abc', 'xy'):\n        assert candidate(encode_shift(text)) == text\n",
+        "test": (
+            "def check(candidate):\n    for text in ('abc', 'xy'):\n"
+            "        assert candidate(encode_shift(text)) == text\n"
+        ),
     },
 ]
 
