@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 from sandbox.attempts import ATTEMPTS, Attempt
 
-from nanochat_pl.sandbox import process
+from nanochat_pl.sandbox import locked, process
 from nanochat_pl.sandbox.process import run_python, tier
 from nanochat_pl.sandbox.seccomp import allowed_numbers, this_machine
 from nanochat_pl.system.errors import Failure
@@ -87,7 +87,7 @@ def _running() -> list[str]:
             arguments = path.read_bytes()
         except OSError:
             continue
-        if process._BOOT.encode() in arguments and process._ROOT.encode() in arguments:
+        if locked._BOOT.encode() in arguments and locked._ROOT.encode() in arguments:
             found.append(path.parent.name)
     return found
 
@@ -134,7 +134,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundi
 
 def _patched(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     """Let locked processes run a line before they do their job."""
-    monkeypatch.setattr(process, "_BOOT", process._BOOT.replace("sys.path.pop()", f"{line}; sys.path.pop()"))
+    monkeypatch.setattr(locked, "_BOOT", locked._BOOT.replace("sys.path.pop()", f"{line}; sys.path.pop()"))
 
 
 def _assert_contained(attempt: Attempt, surroundings: Surroundings) -> None:
@@ -142,7 +142,7 @@ def _assert_contained(attempt: Attempt, surroundings: Surroundings) -> None:
     printed = completed.stdout + completed.stderr
     assert "ESCAPED" not in completed.stdout, attempt.name
     assert TOKEN not in printed
-    assert len(printed) <= 2 * process.KEPT_OUTPUT_BYTES
+    assert len(printed) <= 2 * locked.KEPT_OUTPUT_BYTES
     assert all(character.isprintable() or character in "\n\t\ufffd" for character in completed.stdout)
     surroundings.assert_unharmed()
 
@@ -229,13 +229,13 @@ def test_the_parent_keeps_64_kb_and_kills_at_1_mb():
     completed = run_python("while True:\n    print('x' * 1000)")
     assert completed.output_exceeded
     assert completed.exit_code is None
-    assert len(completed.stdout) == process.KEPT_OUTPUT_BYTES
+    assert len(completed.stdout) == locked.KEPT_OUTPUT_BYTES
 
 
 def test_output_below_the_cap_is_cut_but_the_program_ends_by_itself():
     completed = run_python("print('x' * 100_000)")
     assert completed[2:] == (0, False, False)
-    assert len(completed.stdout) == process.KEPT_OUTPUT_BYTES
+    assert len(completed.stdout) == locked.KEPT_OUTPUT_BYTES
 
 
 def test_a_program_over_its_time_is_killed():
@@ -343,7 +343,7 @@ from nanochat_pl.sandbox.process import run_python
 threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
 run_python("while True: pass", timeout_s=60)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=process._ROOT, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=locked._ROOT, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert not _left_processes()
 
