@@ -70,7 +70,10 @@ def _answer(
 
 def _described(error: BaseException) -> list[str]:
     try:
-        text = str(error)[:MAX_TEXT]
+        (text,) = (
+            error.args if len(error.args) == 1 else (error,)
+        )  # what it was made from; KeyError's str is quoted
+        text = str(text)[:MAX_TEXT]
     except BaseException:
         text = ""
     return [type(error).__name__, text]

@@ -2,7 +2,7 @@
 
     read the job from standard input ─ limits ─ preload ─ lock ─ report the layers ─ role
 
-A job is one message of `literals.py`. The parent, in `process.py`, starts this file in an interpreter that knows
+A job is one message of `literals.py`. The parent, in `locked.py`, starts this file in an interpreter that knows
 neither site-packages nor an environment. No foreign line is run, or even parsed, before the lock holds.
 """
 

@@ -16,16 +16,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from nanochat_pl.sandbox.process import (
-    MEMORY_BYTES,
-    LockedProcess,
-    attend,
-    cpu_limit,
-    printable,
-    refusal,
-    require_sandbox,
-    start,
-)
+from nanochat_pl.sandbox.locked import LockedProcess, attend, printable
+from nanochat_pl.sandbox.process import MEMORY_BYTES, cpu_limit, refusal, require_sandbox, start
 
 
 class Verdict(NamedTuple):

@@ -21,13 +21,14 @@ _NEVER = {
     "turtle",
     "turtledemo",
 }  # act on import
+_ALWAYS = ("encodings", "unicodedata")  # of `\N{...}` and of the codecs that are mentioned
 _ALSO = {"datetime": "_strptime", "time": "_strptime", "functools": "typing"}  # what these import when called
 
 
 def preload(sources: list[str]) -> None:
     """Import what these programs mention of the standard library."""
     words = set(re.findall(r"[A-Za-z]\w*", " ".join(sources)))
-    for name in [*sorted(words & sys.stdlib_module_names - _NEVER), "encodings"]:
+    for name in [*sorted(words & sys.stdlib_module_names - _NEVER), *_ALWAYS]:
         _load(name, words)
         if name in _ALSO:
             _load(_ALSO[name], words)
@@ -49,4 +50,4 @@ def _parts(folder: str) -> set[str]:
         names = {entry.partition(".")[0] for entry in os.listdir(folder)}
     except OSError:
         return set()
-    return {name for name in names if not name.startswith("__")}
+    return {name for name in names if not name.startswith(("__", "test"))}
