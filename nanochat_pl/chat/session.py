@@ -41,6 +41,7 @@ class Session:
         Raises:
             BadInput: the message alone leaves no room for an answer.
         """
+        text = text.encode(errors="replace").decode()  # half a surrogate pair cannot be saved
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         prompt = self._fitting_prompt(messages)
         return self._answer(messages, prompt)

@@ -30,9 +30,10 @@ from torch import Tensor
 from nanochat_pl.inference.kv_cache import KVCache
 from nanochat_pl.inference.sampling import RowSettings, SamplingSettings, sample_rows
 from nanochat_pl.inference.tool_use import Calculate, ControlIds, NextId, ToolUse
-from nanochat_pl.inference.transcript import Part, Piece, Transcript
+from nanochat_pl.inference.transcript import Piece, Transcript
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.tokenizer.conversation import Part
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 FinishReason = Literal["stop", "length", "context"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 from nanochat_pl.inference.tool_use import Kind
+from nanochat_pl.tokenizer.conversation import Part
 
 
 class Piece(NamedTuple):
@@ -17,13 +18,6 @@ class Piece(NamedTuple):
     """
 
     kind: Kind
-    text: str
-
-
-class Part(TypedDict):
-    """A stretch of a turn of one kind, as conversations keep it."""
-
-    type: Kind
     text: str
 
 
