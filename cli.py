@@ -44,6 +44,9 @@ VERBS = {
         "nanochat_pl.commands.data:repackage", "make shards from files of your own", positional=True
     ),
     "tokenizer train": Verb("nanochat_pl.commands.tokenizer:train", "train the byte-level BPE in Rust"),
+    "tokenizer show": Verb(
+        "nanochat_pl.commands.tokenizer:show", "a conversation's tokens and what is learned", positional=True
+    ),
     "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
     "demo": Verb("nanochat_pl.demo.road:demo", "the whole road on a laptop, offline"),
 }

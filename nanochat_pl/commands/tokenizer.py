@@ -1,9 +1,10 @@
-"""`tokenizer train`: the training split of a corpus to a tokenizer's folder. What training means stands in
-`tokenizer/train.py`; nothing here imports torch.
+"""`tokenizer train | show`: a corpus becomes a tokenizer, and a conversation its tokens. What training means stands
+in `tokenizer/train.py`; nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from difflib import get_close_matches
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import base_dir, corpus_dir, tokenizer_dir
+from nanochat_pl.system.paths import base_dir, corpus_dir, run_dir, tokenizer_dir
 
 EXAMPLE_STAGE = "configs/d20_base.yaml"
 
@@ -46,6 +47,59 @@ def train(
         f"{tokenizer.vocab_size:,} ids from {read['characters']:,} characters of {read['documents']:,} documents "
         f"in {seconds:.1f} s -> {folder}"
     )
+
+
+def show(
+    file: str,
+    tokenizer: str | None = None,
+    conversations: int = 3,
+    max_tokens: int | None = None,
+    ids: bool = False,
+) -> None:
+    """Print conversations as tokens: what a model learns in green, what it only reads in red.
+
+    Args:
+        file: JSON lines with a conversation each, a list of messages or an object with a list `messages`.
+        tokenizer: a tokenizer or a run by its name, or the folder of one; null means the only tokenizer here.
+        conversations: how many.
+        max_tokens: what a row can hold; null means all.
+        ids: write each token's id behind it.
+    """
+    from nanochat_pl.tasks.jsonl import CustomJSON
+    from nanochat_pl.tokenizer.conversation import render
+    from nanochat_pl.tokenizer.encoding import Tokenizer
+    from nanochat_pl.tokenizer.view import view
+
+    if conversations < 1:
+        raise BadInput(f"--conversations={conversations}: give 1 or more")
+    loaded = Tokenizer.load(_tokenizer_folder(tokenizer))
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for conversation in CustomJSON(file, stop=conversations):
+        rendered = render(loaded, conversation, max_tokens)
+        print(view(loaded, rendered, color=color, with_ids=ids))
+        cut = ", cut off here" if rendered.truncated else ""
+        print(f"  {len(rendered.ids)} tokens, {sum(rendered.mask)} learned{cut}\n")
+
+
+def _tokenizer_folder(name: str | None) -> Path:
+    """Return the folder of a tokenizer given by its name, a run's, or its path.
+
+    Raises:
+        BadInput: there is none, or several and no name.
+    """
+    here = sorted(path.parent.name for path in tokenizer_dir("").glob("*/meta.json"))
+    if name is None and len(here) == 1:
+        name = here[0]
+    folders = [tokenizer_dir(name), run_dir(name) / "artifact", Path(name).expanduser()] if name else []
+    for folder in folders:
+        if (folder / "meta.json").is_file():
+            return folder
+    wrong = (
+        f"--tokenizer {name}: no tokenizer and no finished run of this name"
+        if name
+        else "--tokenizer is missing"
+    )
+    raise BadInput(f"{wrong}\nChoose one of: {', '.join(here) or 'none is here; train one first'}")
 
 
 def _corpus_folder(corpus: str) -> Path:
