@@ -36,8 +36,13 @@ class TinyStage:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        self.config = self.base / "tiny_base.yaml"
+        self.config = self.base / f"{self.name}.yaml"
         self.config.write_text(yaml.safe_dump(self._configuration()))
+
+    @property
+    def name(self) -> str:
+        """Name of the configuration's file."""
+        return "tiny_base"
 
     def _configuration(self) -> dict:
         model = {

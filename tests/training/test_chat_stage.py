@@ -1,0 +1,116 @@
+"""Midtraining and SFT through the command line: from an artifact, killed and continued, on one rank and on two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from tiny_stage import TinyStage
+
+from nanochat_pl.artifacts import find_artifact, load_artifact
+
+TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+@dataclass
+class TinyChatStage(TinyStage):
+    """A stage on conversations about the embedded world, of two micro-batches a step."""
+
+    init_from: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"tiny_chat_after_{self.init_from}"
+
+    def _configuration(self) -> dict:
+        settings = super()._configuration()
+        tasks = [
+            {"class_path": f"nanochat_pl.tasks.{name}", "init_args": {"size": 200}}
+            for name in ("TownFacts", "ToolSums", "WorldTexts")
+        ]
+        settings["model"]["init_args"] |= {"init_from": self.init_from}
+        settings["data"] = {
+            "class_path": "nanochat_pl.data.ChatData",
+            "init_args": {
+                "train": tasks,
+                "val": tasks[:1],
+                "tokenizer": "world" if self.init_from is None else None,
+                "sequence_len": 96,
+                "device_batch_rows": 2,
+                "batch_tokens": 384 * (2 if "2" in self.options else 1),
+                "buffer_conversations": 10,
+            },
+        }
+        settings["samples"]["prompts"] = ["Who founded the town?"]
+        return settings
+
+
+@pytest.fixture(scope="module")
+def start(world_base) -> TinyChatStage:
+    """A first chat stage, finished; others start from its artifact."""
+    stage = TinyChatStage(world_base)
+    stage.fit(run="chat_start")
+    return stage
+
+
+@pytest.fixture(scope="module")
+def later(start) -> TinyChatStage:
+    """A stage that starts from the first one's artifact, and its run `chat_unbroken`."""
+    stage = TinyChatStage(start.base, init_from="chat_start")
+    stage.fit(run="chat_unbroken")
+    return stage
+
+
+def test_stage_starts_from_the_artifacts_weights_shape_and_tokenizer(later, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    before, after = (load_artifact(find_artifact(run)) for run in ("chat_start", "chat_unbroken"))
+    assert after.gpt.config == before.gpt.config
+    assert after.tokenizer.fingerprint == before.tokenizer.fingerprint
+    assert after.provenance["init_from"] == "chat_start"
+    assert after.provenance["is_chat"]
+    untrained = [float.fromhex(later.losses(run)[1]) for run in ("chat_start", "chat_unbroken")]
+    assert untrained[1] < untrained[0] - 0.5
+
+
+def test_chat_run_killed_twice_equals_the_unbroken_one(later):
+    assert later.kill_when(lambda _: later.logged_steps("chat_killed") >= 5, run="chat_killed")
+    assert later.kill_when(lambda _: later.logged_steps("chat_killed") >= 9, run="chat_killed")
+    later.fit(run="chat_killed")
+    assert later.losses("chat_killed") == later.losses("chat_unbroken")
+    assert later.weights("chat_killed") == later.weights("chat_unbroken")
+
+
+@pytest.mark.slow
+def test_chat_run_with_two_ranks_killed_equals_its_unbroken_one(start):
+    stage = TinyChatStage(start.base, TWO_RANKS, init_from="chat_start")
+    stage.fit(run="chat_two")
+    assert stage.kill_when(lambda _: stage.logged_steps("chat_two_killed") >= 6, run="chat_two_killed")
+    stage.fit(run="chat_two_killed")
+    assert stage.losses("chat_two_killed") == stage.losses("chat_two")
+    assert stage.weights("chat_two_killed") == stage.weights("chat_two")
+
+
+def test_other_depth_than_the_artifacts_is_refused(later):
+    refused = later.finish("fit", "--model.init_args.depth", "3", run="chat_deeper")
+    assert refused.returncode == 2
+    assert "depth=3, but chat_start has 2 layers" in refused.stderr
+    assert not later.folder("chat_deeper").exists()
+
+
+def test_longer_rows_than_the_artifacts_context_are_refused(later):
+    refused = later.finish("fit", "--data.init_args.sequence_len", "192", run="chat_longer")
+    assert refused.returncode == 2
+    assert "more than the 96 tokens of context" in refused.stderr
+
+
+def test_start_that_is_not_there_is_refused(later):
+    refused = later.finish("fit", "--model.init_args.init_from", "nowhere", run="chat_lost")
+    assert refused.returncode == 2
+    assert "no artifact called 'nowhere'" in refused.stderr
+    assert refused.stderr.count("\n") <= 3
+
+
+def test_horizon_is_planned_from_the_data(later):
+    done = later.finish("plan", "--trainer.max_steps", "-1", run="chat_planned")
+    assert done.returncode == 0, done.stderr
+    assert "data.epochs: about" in done.stdout
