@@ -301,6 +301,14 @@ def test_a_kernel_without_seccomp_runs_nothing(surroundings, monkeypatch):
     surroundings.assert_unharmed()
 
 
+def test_a_process_that_could_not_lock_itself_runs_nothing_even_if_its_parent_goes_on(monkeypatch):
+    _patched(monkeypatch, UNLOCKED)
+    monkeypatch.setattr(process, "require_sandbox", lambda *_, **__: None)
+    completed = run_python("print('run')")
+    assert completed.stdout == ""
+    assert completed.exit_code == 1
+
+
 def test_a_machine_without_a_filter_refuses_before_it_starts_anything(monkeypatch):
     monkeypatch.setattr(process, "this_machine", lambda: None)
     monkeypatch.setattr(process, "LockedProcess", None)
