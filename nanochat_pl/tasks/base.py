@@ -243,7 +243,11 @@ class Mixture(Sequence["Conversation"]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digits that two mixtures share exactly if they are the same sequence; costs a look at each file."""
+        """Hex digits that two mixtures share if they are the same sequence.
+
+        Made of names, arguments, lengths and the sizes of files, so it costs no reading; of two files with the same
+        name and size it cannot tell which is which, and where they lie does not matter.
+        """
         facts = {"seed": self.seed, "tasks": [task.facts for task in self.tasks]}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

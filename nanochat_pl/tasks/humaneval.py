@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from nanochat_pl.tokenizer.conversation import Conversation
 
 # The closing fence may be missing where an answer was cut off.
-CODE_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
+BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+PYTHON = ("", "python", "python3", "py")
 
 
 class HumanEval(RowTask):
@@ -69,6 +70,6 @@ def assemble(prompt: str, completion: str, entry_point: str) -> str:
 
 
 def extract_code(completion: str) -> str:
-    """Return the first block of code, or the whole text if there is none; indentation is kept."""
-    block = CODE_BLOCK.search(completion)
-    return (block[1] if block else completion).strip("\n").rstrip()
+    """Return the first block of Python, or the whole text if there is none; indentation is kept."""
+    blocks = (block[2] for block in BLOCK.finditer(completion) if block[1].lower() in PYTHON)
+    return next(blocks, completion).strip("\n").rstrip()
