@@ -1,7 +1,7 @@
 """Decoding against nanochat's Engine: one prompt, and 32 prompts of different lengths; the same weights in both.
 
     python benchmarks/decode.py --peer-path NANOCHAT_CLONE [--depth 12] [--vocab_size 65536] [--new_tokens 8]
-                                [--prompts 32] [--rows 32] [--pairs 3]
+                                [--prompts 32] [--rows 32] [--pairs 3] [--dtype float32]
 
 nanochat is asked one prompt after another, for that is what its Engine can do; of the version whose network is this
 one (rotary tables to the context's end, no value embeddings). The sides take turns A B B A …; decoding is greedy,
@@ -166,6 +166,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peer-path", type=Path, default=None, help="a clone of nanochat")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of this engine")
     for name, default in (("depth", 12), ("vocab_size", 65536), ("sequence_len", 1024), ("longest", 64)):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("new_tokens", 8), ("prompts", 32), ("rows", 32), ("pairs", 3)):
@@ -174,7 +175,10 @@ def main() -> None:
 
     config = GPTConfig.from_depth(args.depth, vocab_size=args.vocab_size, sequence_len=args.sequence_len)
     gpt, tokenizer = random_gpt(config), SilentTokenizer(args.vocab_size)
-    peer, engine = load_peer(args.peer_path, gpt, tokenizer), Engine(gpt, tokenizer, rows=args.rows)
+    peer, engine = (
+        load_peer(args.peer_path, gpt, tokenizer),
+        Engine(gpt, tokenizer, rows=args.rows, dtype=getattr(torch, args.dtype)),
+    )
     prompts = random_prompts(args.prompts, args.longest, args.vocab_size)
     by_ours(engine, prompts[:1], 2)  # warm up
     if peer is not None:
@@ -195,7 +199,6 @@ def main() -> None:
     result |= {
         "contended": load / (os.cpu_count() or 1) > 1.2 or busy < 0.9,
         **{key: value for key, value in vars(args).items() if key != "peer_path"},
-        "dtype": str(gpt.wte.weight.dtype).removeprefix("torch."),
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -337,17 +337,25 @@ class _Batch:
         """
         first = len(self.rows)
         unique = list(dict.fromkeys(map(tuple, prompts)))
-        last: list[Tensor] = [torch.empty(0)] * len(unique)
-        size = chunk or len(unique[0])
-        for begin in range(0, len(unique[0]), size):
-            parts = [prompt[begin : begin + size] for prompt in unique if len(prompt) > begin]
-            last[: len(parts)] = self._extend(first, parts)
+        last: list[Tensor] = []
+        for group in _alike(unique):
+            last += self._prefill_group(first + len(last), group, chunk)
         sources = [unique.index(tuple(prompt)) for prompt in prompts]
         for place, source in reversed(
             list(enumerate(sources))
         ):  # source <= place: nothing needed is overwritten
             self._cache.copy(first + source, first + place)
         return torch.stack([last[source] for source in sources])
+
+    def _prefill_group(self, first: int, prompts: list[tuple[int, ...]], chunk: int | None) -> list[Tensor]:
+        """Read prompts, the longest first, together; return the last hidden state (C,) of each."""
+        last: list[Tensor] = [torch.empty(0)] * len(prompts)
+        longest = len(prompts[0])
+        size = chunk or longest
+        for begin in range(0, longest, size):
+            parts = [prompt[begin : begin + size] for prompt in prompts if len(prompt) > begin]
+            last[: len(parts)] = self._extend(first, parts)
+        return last
 
     def _extend(self, first: int, parts: Sequence[Sequence[int]]) -> Tensor:
         """Continue slots `first` on by some ids each; return the hidden states of the last ones, (B, C)."""
@@ -369,6 +377,17 @@ class _Batch:
                 self.rows[slot] = self.rows[last]
                 self.rows.pop()
                 self._settings = None
+
+
+def _alike(prompts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Group prompts, the longest first, so that padding never makes one longer by more than a third."""
+    groups: list[list[tuple[int, ...]]] = []
+    for prompt in prompts:
+        if groups and 4 * len(prompt) >= 3 * len(groups[-1][0]):
+            groups[-1].append(prompt)
+        else:
+            groups.append([prompt])
+    return groups
 
 
 def _in_dtype(gpt: GPT, dtype: torch.dtype) -> GPT:

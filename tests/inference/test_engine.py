@@ -117,8 +117,16 @@ def test_equal_prompts_among_others_are_read_once():
     prompts = [[1], [2, 2], [1], [2, 2], [1]]
     done = Engine(gpt, TOKENIZER).generate(prompts, GREEDY)
     assert [completion.text for completion in done] == ["<=", ">", "<=", ">", "<="]
-    assert gpt.read[1] == [1, 0, 60, 60, 60, 61, 61, 61]  # once, with padding; then three rows go on
+    assert gpt.read[1] == [1, 60, 60, 60, 61, 61, 61]  # once; then three rows go on
     assert gpt.read[2] == [2, 2, 62, 62]
+
+
+def test_prompts_of_similar_length_are_read_together_and_others_are_not_padded_to_them():
+    gpt = ScriptedGPT({row: [END] * 40 for row in range(5)})
+    lengths = [30, 23, 22, 2, 1]
+    Engine(gpt, TOKENIZER).generate([[row] * length for row, length in enumerate(lengths)], GREEDY)
+    assert [len(gpt.read[row]) for row in range(5)] == [30, 30, 22, 2, 1]
+    assert gpt.calls == 4
 
 
 def test_unseeded_settings_give_a_new_answer_every_time():
