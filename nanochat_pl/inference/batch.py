@@ -89,10 +89,10 @@ class Batch:
         for group in _alike(unique):
             last += self._prefill_group(first + len(last), group, chunk)
         sources = [unique.index(tuple(prompt)) for prompt in prompts]
-        for place, source in reversed(
-            list(enumerate(sources))
-        ):  # source <= place: nothing needed is overwritten
-            self._cache.copy(first + source, first + place)
+        for place in reversed(
+            range(len(sources))
+        ):  # no source comes after its copy, so none is overwritten early
+            self._cache.copy(first + sources[place], first + place)
         return torch.stack([last[source] for source in sources])
 
     def _prefill_group(self, first: int, prompts: list[tuple[int, ...]], chunk: int | None) -> list[Tensor]:

@@ -92,8 +92,8 @@ class Row:
         )
 
     def uniform(self) -> float:
-        """Return the row's next random number, a multiple of 2^-32 in [0, 1); none is used up for a forced id."""
-        return 0.0 if self._tool.is_forced else self._random.getrandbits(32) / 2**32
+        """Return the row's next random number, a multiple of 2^-32 in [0, 1)."""
+        return self._random.getrandbits(32) / 2**32
 
     def add(self, sampled: int) -> None:
         """Go on by one id, the sampled one unless the tool speaks."""
