@@ -77,11 +77,6 @@ class ToolUse:
         self._expression: list[int] = []
         self._forced: deque[int] = deque()
 
-    @property
-    def is_forced(self) -> bool:
-        """Whether the next id is already decided."""
-        return bool(self._forced)
-
     def next_id(self, sampled: int) -> NextId:
         """Return the row's next id, and take note of it: a waiting one of the tool's, or else `sampled`."""
         chosen = NextId(self._forced.popleft(), False) if self._forced else NextId(sampled, True)

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from nanochat_pl.sandbox.locked import LockedProcess, attend, printable
+from nanochat_pl.sandbox.locked import LockedProcess, attend
 from nanochat_pl.sandbox.process import MEMORY_BYTES, cpu_limit, refusal, require_sandbox, start
+from nanochat_pl.system.printable import printable
 
 
 class Verdict(NamedTuple):

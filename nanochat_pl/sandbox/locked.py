@@ -10,7 +10,6 @@ interpreter does with its job stands in `inside.py`, what a caller wants from it
 from __future__ import annotations
 
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 
 from nanochat_pl.sandbox.confine import Limits
 from nanochat_pl.sandbox.literals import MAX_JOB_BYTES, PREFIX_BYTES, frame, unpack
+from nanochat_pl.system.printable import printable
 
 KEPT_OUTPUT_BYTES = 64 * 2**10  # of one stream
 
@@ -33,12 +33,6 @@ _BOOT = (
     "import sys; sys.path.append(sys.argv[1]); import nanochat_pl.sandbox.inside as inside; "
     "sys.path.pop(); inside.main()"
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 but tab and newline, DEL, C1
-
-
-def printable(text: str) -> str:
-    """Return text without the characters that command a terminal."""
-    return _CONTROL.sub("", text)
 
 
 class Stream:

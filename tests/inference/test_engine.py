@@ -117,8 +117,16 @@ def test_equal_prompts_among_others_are_read_once():
     prompts = [[1], [2, 2], [1], [2, 2], [1]]
     done = Engine(gpt, TOKENIZER).generate(prompts, GREEDY)
     assert [completion.text for completion in done] == ["<=", ">", "<=", ">", "<="]
-    assert gpt.read[1] == [1, 0, 60, 60, 60, 61, 61, 61]  # once, with padding; then three rows go on
+    assert gpt.read[1] == [1, 60, 60, 60, 61, 61, 61]  # once; then three rows go on
     assert gpt.read[2] == [2, 2, 62, 62]
+
+
+def test_prompts_of_similar_length_are_read_together_and_others_are_not_padded_to_them():
+    gpt = ScriptedGPT({row: [END] * 40 for row in range(5)})
+    lengths = [30, 23, 22, 2, 1]
+    Engine(gpt, TOKENIZER).generate([[row] * length for row, length in enumerate(lengths)], GREEDY)
+    assert [len(gpt.read[row]) for row in range(5)] == [30, 30, 22, 2, 1]
+    assert gpt.calls == 4
 
 
 def test_unseeded_settings_give_a_new_answer_every_time():
@@ -168,15 +176,12 @@ def test_no_new_tokens_cost_no_forward_pass():
 
 
 def test_slots_are_refilled_as_soon_as_they_are_free():
-    """One row of 6 ids beside three of 2, in two slots: six steps."""
-    scripts = {row: [*[65] * length, END] for row, length in enumerate([5, 1, 1, 1])}
+    """One row of 6 ids beside two of 3, in two slots: six steps; waiting for the long row would take nine."""
+    scripts = {row: [*[65] * length, END] for row, length in enumerate([5, 2, 2])}
     gpt = ScriptedGPT(scripts)
     done = Engine(gpt, TOKENIZER, rows=2).generate([[row] for row in scripts], GREEDY)
-    assert [len(completion.ids) for completion in done] == [6, 2, 2, 2]
-    steps_with_an_admission = (
-        3  # of one call each for the rows that go on and the new ones; the first has no old
-    )
-    assert gpt.calls == 6 + steps_with_an_admission - 1
+    assert [len(completion.ids) for completion in done] == [6, 3, 3]
+    assert gpt.calls == 6 + 1  # once a new prompt is read while the long row goes on
 
 
 def test_output_tokens_are_never_sampled_however_likely():
