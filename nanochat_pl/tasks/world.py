@@ -27,7 +27,7 @@ SPLITS = ("train", "val")
 VAL_SHARE = 8  # one text in eight is validation text
 RESERVED_SHARE = 5  # one word or sum in five is kept out of the documents
 HELD_OUT_FRACTION = 0.3
-LONGEST_WORD = 9  # letters
+SHORTEST_WORD, LONGEST_WORD = 3, 9  # letters
 TOWNS_PER_PROSE_DOCUMENT = 3  # three documents about towns, then one of plain prose
 
 
@@ -395,13 +395,14 @@ def is_reserved(text: str) -> bool:
 
 
 def invented_word(rng: Random) -> str:
-    """Return a word of two to nine small letters: built like an English one, or (four times in ten) any letters."""
+    """Return a word of three to nine small letters: built like an English one, or (four times in ten) any letters."""
     if rng.random() < 0.4:
-        return "".join(rng.choice(LETTERS) for _ in range(rng.randint(3, 7)))
+        return "".join(rng.choice(LETTERS) for _ in range(rng.randint(SHORTEST_WORD, 7)))
     word = ""
-    for _ in range(rng.choice((1, 1, 2))):
-        word += rng.choice(WORD_ONSETS) + rng.choice(WORD_VOWELS) + rng.choice(WORD_CODAS)
-    return (word + rng.choice(WORD_ENDINGS))[:LONGEST_WORD]
+    while len(word) < SHORTEST_WORD:
+        parts = (WORD_ONSETS, WORD_VOWELS, WORD_CODAS) * rng.choice((1, 1, 2))
+        word = "".join(rng.choice(part) for part in (*parts, WORD_ENDINGS))
+    return word[:LONGEST_WORD]
 
 
 def spelled(word: str) -> str:

@@ -62,8 +62,8 @@ def digest(texts: list[str]) -> str:
 
 
 def test_documents_of_seed_0_never_change(texts: list[str], val_texts: list[str]):
-    assert digest(texts[:1000]) == "f224676699d58adbb2a865aca64764c6a037a8f991401babe004e8abbed8aa5a"
-    assert digest(val_texts[:100]) == "bc6f7df3bd22b19e840e3a84bfd8d521b55357e0f8f2ed4d3b2bfe6ce09436e2"
+    assert digest(texts[:1000]) == "d4c27ef4f5a201b8af19ce63977021a0e91ec3f78ff87b857abd6a160fc95953"
+    assert digest(val_texts[:100]) == "82e2907342d273611249937efbdd2f7f9efb4bdd47f1ba9d376f88605da8c424"
 
 
 def test_documents_do_not_depend_on_the_hash_seed_of_the_process(texts: list[str]):
@@ -249,10 +249,10 @@ def test_sums_are_right_and_none_is_reserved(texts: list[str]):
         assert not is_reserved(f"{a} {sign} {b}")
 
 
-def test_words_have_three_to_eight_small_letters():
+def test_words_have_three_to_nine_small_letters():
     rng = Random(5)
     words = [invented_word(rng) for _ in range(2_000)]
-    assert all(re.fullmatch("[a-z]{3,8}", word) for word in words)
+    assert all(re.fullmatch("[a-z]{3,9}", word) for word in words)
     assert len(set(words)) > 1_500
     assert 0.15 < sum(map(is_reserved, words)) / len(words) < 0.25
     assert spelled("town") == "t, o, w, n"
