@@ -43,7 +43,7 @@ def demo(seed: int = 0, controls: bool = False) -> None:
     first, last = bits_per_byte(run_dir(BASE) / "metrics" / "val.jsonl")
     report = evaluated(seed, seconds)
     run_verb(f"chat --prompt {shlex.quote(_question())} --temperature 0")
-    print(_table(report))
+    print(table(report))
     print(f"bits per byte of the base model: {first:.3f} untrained, {last:.3f} trained ({last / first:.0%})")
     print(f"time:    {sum(report['seconds'].values()):.0f} s in all")
     print(f"curves:  {Path(sys.executable).with_name('tensorboard')} --logdir {run_dir('')}")
@@ -76,7 +76,7 @@ def stages(seed: int, *, held_out_described: bool = True) -> dict[str, str]:
 def make_room_for(seed: int) -> None:
     """Move the runs and the documents of another world aside."""
     world = corpus_dir("world")
-    if not (world / MANIFEST).exists() or (read_manifest(world)["made_from"] or {}).get("seed") == seed:
+    if not world.exists() or _is_of(world, seed):
         return
     for folder in (
         run_dir(BASE),
@@ -86,6 +86,12 @@ def make_room_for(seed: int) -> None:
     ):  # the world last: it is what is looked at
         if folder.exists():
             print(f"{folder} is of another world; it is now {move_aside(folder)}")
+
+
+def _is_of(world: Path, seed: int) -> bool:
+    """Tell whether the documents are those of the demo with this seed."""
+    made_from = read_manifest(world).get("made_from") or {} if (world / MANIFEST).exists() else {}
+    return made_from.get("seed") == seed and made_from.get("held_out_described") is True
 
 
 def write_prompts(seed: int) -> None:
@@ -170,7 +176,7 @@ def _question() -> str:
     return TownFacts(split="test")[0]["messages"][0]["content"]
 
 
-def _table(report: dict[str, Any]) -> str:
+def table(report: dict[str, Any]) -> str:
     """Return the results for people."""
     meanings = {
         "facts": "held-out towns, known from documents only",
