@@ -18,8 +18,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact
-from nanochat_pl.inference.sampling import complete
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model.gpt import GPT
+from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import hold_lock, move_aside
@@ -103,23 +105,19 @@ def validate(args: list[str]) -> int:
 
 
 def predict(args: list[str]) -> int:
-    """Print each prompt with its continuation and append it to `metrics/predictions.jsonl`."""
+    """Print each prompt with its continuation or answer and append it to `metrics/predictions.jsonl`."""
     stage = _ready("predict", args)
     step = _load_model(stage)
-    tokenizer, config = stage.datamodule.tokenizer_on_disk, stage.config
+    data = stage.datamodule
+    engine = Engine(stage.model.gpt, data.tokenizer_on_disk, calculate if data.is_chat else None, rows=1)
+    settings = SamplingSettings(temperature=0.0, max_new_tokens=stage.config.max_new_tokens)
     lines = stage.run_dir / "metrics" / "predictions.jsonl"
     lines.parent.mkdir(parents=True, exist_ok=True)
     for prompt in _prompts(stage):
-        new = complete(
-            stage.model.gpt,
-            stage.datamodule.prompt_ids(prompt),
-            max_new_tokens=config.max_new_tokens,
-            stop_ids=tokenizer.stop_ids,
-        )
-        text = tokenizer.decode(new)
-        print(f"{prompt}|{text}", flush=True)
+        (completion,) = engine.generate([data.prompt_ids(prompt)], settings)
+        print(f"{prompt}|{completion.text}", flush=True)
         with lines.open("a", encoding="utf-8") as file:
-            facts = {"step": step, "time": time.time(), "prompt": prompt, "text": text}
+            facts = {"step": step, "time": time.time(), "prompt": prompt, "text": completion.text}
             file.write(json.dumps(facts) + "\n")
     return 0
 
