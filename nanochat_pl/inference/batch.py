@@ -89,9 +89,7 @@ class Batch:
         for group in _alike(unique):
             last += self._prefill_group(first + len(last), group, chunk)
         sources = [unique.index(tuple(prompt)) for prompt in prompts]
-        for place in reversed(
-            range(len(sources))
-        ):  # no source comes after its copy, so none is overwritten early
+        for place in reversed(range(len(sources))):  # a source is never behind its copy
             self._cache.copy(first + sources[place], first + place)
         return torch.stack([last[source] for source in sources])
 

@@ -280,6 +280,17 @@ def test_bf16_is_computed_as_under_autocast_and_leaves_the_model_as_it_was():
     assert all(torch.equal(weight, gpt.state_dict()[name]) for name, weight in weights.items())
 
 
+def test_below_fp32_logits_are_exact_all_the_same():
+    """The rows of the output matrix differ by less than bf16 can tell: rounded, all ids would tie."""
+    gpt, prompts = talker(), random_prompts(8, 20)
+    gpt.lm_head.weight[:256] = gpt.lm_head.weight[0] * torch.linspace(1, 1.001, 256)[:, None]
+    done = Engine(gpt, TOKENIZER, dtype=torch.bfloat16).generate(prompts, replace(GREEDY, max_new_tokens=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = [complete(gpt, prompt, max_new_tokens=1) for prompt in prompts]
+    assert [completion.ids for completion in done] == expected
+    assert [255] in expected
+
+
 def test_a_callers_autocast_and_gradients_change_nothing():
     gpt = talker().requires_grad_(True)
     engine = Engine(gpt, TOKENIZER)

@@ -118,6 +118,12 @@ def test_an_end_without_a_start_is_nothing():
     assert completion.parts == [{"type": "text", "text": "ab"}]
 
 
+def test_a_second_end_does_not_repeat_the_call():
+    said = ids_of(PY, "6*7", PY_END, *[ANY] * 4, PY_END, "a", END)
+    completion, _ = trace(said, answer)
+    assert completion.ids == ids_of(PY, "6*7", PY_END, OUT, "42", OUT_END, PY_END, "a", END)
+
+
 @pytest.mark.parametrize("terminal", [BOS, END, USER, 258, 259])
 @pytest.mark.parametrize("before", ["", "hm"])
 def test_every_other_control_token_ends_the_turn_and_is_not_shown(terminal, before):
