@@ -149,6 +149,7 @@ def _drop_trailing_underscore(parser: Any, action: Any) -> None:
     for option in [option for option in action.option_strings if option.endswith("_")]:
         action.option_strings[action.option_strings.index(option)] = option.rstrip("_")
         parser._option_string_actions[option.rstrip("_")] = parser._option_string_actions.pop(option)
+        action.metavar = option.strip("-_").upper()
 
 
 def overview() -> str:
