@@ -182,6 +182,7 @@ class StageCLI(LightningCLI):
             target_flops=model.target_flops,
             data_rows=data.planned_rows() if is_open else None,
             tokens_per_parameter=model.tokens_per_parameter,
+            reads_corpus=not data.is_chat,
             **model.rates,
             precision=str(self.precision),
             gpu=gpu_to_plan_for(trainer.accelerator),

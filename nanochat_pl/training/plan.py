@@ -111,6 +111,7 @@ def make_plan(
     target_flops: float | None = None,
     data_rows: int | None = None,
     tokens_per_parameter: float = 20.0,
+    reads_corpus: bool = True,
     precision: str = "bf16-mixed",
     gpu: Gpu | None = None,
 ) -> Plan:
@@ -129,6 +130,7 @@ def make_plan(
         target_flops: the horizon where `max_steps` is None.
         data_rows: rows of the epochs asked for, the horizon where both are None.
         tokens_per_parameter: the horizon where all are None.
+        reads_corpus: whether the tokens come from shards of text; tasks have none.
         precision: Lightning's word for it; activations have 2 bytes unless it is "32-true".
         gpu: the device it will run on, None where unknown; then there is no time.
 
@@ -167,15 +169,21 @@ def make_plan(
         memory_bytes={part: amount.bytes for part, amount in memory.items()},
         time_s=duration.time_s,
         node_hours=duration.node_hours,
-        shards=math.ceil(tokens * CHARS_PER_TOKEN / (1 - CROPPED_SHARE) / CHARS_PER_SHARD) + 1,
+        shards=_shards(tokens) if reads_corpus else 0,
         sources=_sources(config)
         | {
             "steps": steps_source,
             "learning_rates": _rate_sources(config.n_embd, **rates),
             "memory_bytes": {part: amount.source for part, amount in memory.items()},
             "time_s": _time_source(gpu),
-        },
+        }
+        | ({} if reads_corpus else {"shards": "reads tasks, no corpus"}),
     )
+
+
+def _shards(tokens: int) -> int:
+    """Return how many shards of FineWeb-Edu hold the documents of so many tokens in rows, and the validation shard."""
+    return math.ceil(tokens * CHARS_PER_TOKEN / (1 - CROPPED_SHARE) / CHARS_PER_SHARD) + 1
 
 
 class Horizon(NamedTuple):
