@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from tiny_stage import TinyStage
 
+import cli
 from nanochat_pl.artifacts import find_artifact, load_artifact
 
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -90,27 +91,34 @@ def test_chat_run_with_two_ranks_killed_equals_its_unbroken_one(start):
     assert stage.weights("chat_two_killed") == stage.weights("chat_two")
 
 
-def test_other_depth_than_the_artifacts_is_refused(later):
-    refused = later.finish("fit", "--model.init_args.depth", "3", run="chat_deeper")
-    assert refused.returncode == 2
-    assert "depth=3, but chat_start has 2 layers" in refused.stderr
-    assert not later.folder("chat_deeper").exists()
+def refused(stage: TinyChatStage, capsys, *options: str) -> str:
+    """Run `fit` in this process, insist that it is refused as bad input, and return what it says."""
+    code = cli.main(["fit", "--config", str(stage.config), "--run", "chat_refused", *options])
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert said.count("\n") <= 3
+    assert not stage.folder("chat_refused").exists()
+    return said
 
 
-def test_longer_rows_than_the_artifacts_context_are_refused(later):
-    refused = later.finish("fit", "--data.init_args.sequence_len", "192", run="chat_longer")
-    assert refused.returncode == 2
-    assert "more than the 96 tokens of context" in refused.stderr
+def test_other_depth_than_the_artifacts_is_refused(later, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    said = refused(later, capsys, "--model.init_args.depth", "3")
+    assert "depth=3, but chat_start has 2 layers" in said
 
 
-def test_start_that_is_not_there_is_refused(later):
-    refused = later.finish("fit", "--model.init_args.init_from", "nowhere", run="chat_lost")
-    assert refused.returncode == 2
-    assert "no artifact called 'nowhere'" in refused.stderr
-    assert refused.stderr.count("\n") <= 3
+def test_longer_rows_than_the_artifacts_context_are_refused(later, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    said = refused(later, capsys, "--data.init_args.sequence_len", "192")
+    assert "more than the 96 tokens of context" in said
 
 
-def test_horizon_is_planned_from_the_data(later):
-    done = later.finish("plan", "--trainer.max_steps", "-1", run="chat_planned")
-    assert done.returncode == 0, done.stderr
-    assert "data.epochs: about" in done.stdout
+def test_start_that_is_not_there_is_refused(later, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    assert "no artifact called 'nowhere'" in refused(later, capsys, "--model.init_args.init_from", "nowhere")
+
+
+def test_horizon_is_planned_from_the_data(later, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    assert cli.main(["plan", "--config", str(later.config), "--trainer.max_steps", "-1"]) == 0
+    assert "data.epochs: about" in capsys.readouterr().out
