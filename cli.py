@@ -7,6 +7,7 @@ print the list or to catch a mistyped verb. What a verb does stands with its fun
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -33,7 +34,7 @@ VERBS = {
         "nanochat_pl.training.verbs:validate", "bits per byte on the pinned validation split", True
     ),
     "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True),
-    "plan": Verb("nanochat_pl.training.verbs:plan", "every number of a run and where it comes from", True),
+    "plan": Verb("nanochat_pl.commands.plan:plan", "every number of a run and where it comes from", True),
     "data list": Verb("nanochat_pl.commands.data:list_corpora", "what the stages need, and what is here"),
     "data check": Verb("nanochat_pl.commands.data:check", "verify sizes and hashes of what a stage needs"),
     "data fetch": Verb("nanochat_pl.commands.data:fetch", "where to put what a stage needs"),
@@ -63,6 +64,9 @@ def main(argv: list[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read our output has enough of it, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (OSError, MemoryError) as error:
         if debug:
             raise

@@ -31,6 +31,7 @@ class Configured(NamedTuple):
 SECTIONS = (
     Configured("model.init_args", "training/language_model.py", "LanguageModel"),
     Configured("data.init_args", "data/pretrain.py", "PretrainData"),
+    Configured("data.init_args", "data/chat.py", "ChatData"),
     Configured("checkpoint", "training/callbacks/step_checkpoint.py", "StepCheckpoint"),
     Configured("bits_per_byte", "training/callbacks/bits_per_byte.py", "ValidationBitsPerByte"),
     Configured("samples", "training/callbacks/samples.py", "Samples"),
@@ -47,11 +48,12 @@ TRAINER = {
 
 
 class Parameter(NamedTuple):
-    """One parameter of a class: its default as written, and what its docstring says."""
+    """One parameter of a class: type and default as written ("" for none), and what its docstring says."""
 
     name: str
     default: str
     meaning: str
+    annotation: str
 
 
 def stage_help(verb: str) -> str:
@@ -75,12 +77,18 @@ def parameters(section: Configured) -> list[Parameter]:
     """Return the parameters of a class in the order of its signature."""
     node = _class(section)
     init = next(item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
-    names = [argument.arg for argument in (*init.args.args[1:], *init.args.kwonlyargs)]
-    defaults = [ast.unparse(default) for default in (*init.args.defaults, *init.args.kw_defaults) if default]
+    arguments = [*init.args.args[1:], *init.args.kwonlyargs]
+    written = [ast.unparse(default) for default in (*init.args.defaults, *init.args.kw_defaults) if default]
+    defaults = [""] * (len(arguments) - len(written)) + written
     meanings = {found.arg_name: found.description for found in parse(ast.get_docstring(node) or "").params}
     return [
-        Parameter(name, "null" if default == "None" else default, meanings[name] or "")
-        for name, default in zip(names, defaults, strict=True)
+        Parameter(
+            argument.arg,
+            "null" if default == "None" else default,
+            meanings[argument.arg] or "",
+            ast.unparse(argument.annotation) if argument.annotation else "",
+        )
+        for argument, default in zip(arguments, defaults, strict=True)
     ]
 
 

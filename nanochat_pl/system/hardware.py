@@ -105,6 +105,19 @@ def gpu_to_plan_for(accelerator: str) -> Gpu | None:
     return common._replace(name=f"{common.name} (assumed, no GPU here)")
 
 
+def devices_in_all(devices: int | str | list[int], num_nodes: int, accelerator: str) -> int:
+    """Return how many devices a Trainer of these settings would use, this machine's where it says "auto"."""
+    import torch
+
+    if isinstance(devices, list):
+        devices = len(devices)
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if not isinstance(devices, int) or devices < 1:
+        devices = max(1, torch.cuda.device_count()) if accelerator != "cpu" else 1
+    return devices * num_nodes
+
+
 def gpu_of(device: torch.device) -> Gpu | None:
     """Return what the table says of a device; None for a CPU or an unknown GPU."""
     import torch

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -25,6 +25,7 @@ from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import hold_lock, move_aside
+from nanochat_pl.system.hardware import devices_in_all
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.checkpoint_io import Receipt, newest_valid, receipts, refuse_other_model
 from nanochat_pl.training.language_model import require_same_vocabulary
@@ -142,21 +143,12 @@ def plan(args: list[str]) -> int:
     stage = StageCLI("plan", args)
     if stage.model.init_from is None or is_artifact(stage.model.init_from):
         stage.find_start()
-    made = stage.make_plan(stage.config.devices or _devices(stage.config.trainer))
+    trainer = stage.config.trainer
+    made = stage.make_plan(
+        stage.config.devices or devices_in_all(trainer.devices, trainer.num_nodes, trainer.accelerator)
+    )
     print(json.dumps(made.to_dict(), indent=1) if stage.config.json else made.table())
     return 0
-
-
-def _devices(trainer: Any) -> int:
-    """Return how many processes the configuration would start on this machine."""
-    devices = trainer.devices
-    if isinstance(devices, str) and devices.isdigit():
-        devices = int(devices)
-    if isinstance(devices, list):
-        devices = len(devices)
-    if not isinstance(devices, int) or devices < 1:
-        devices = max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
-    return devices * trainer.num_nodes
 
 
 def _ready(verb: str, args: list[str]) -> StageCLI:

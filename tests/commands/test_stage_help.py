@@ -7,14 +7,14 @@ import inspect
 import pytest
 
 from nanochat_pl.commands.stage_help import SECTIONS, TRAINER, parameters, stage_help
-from nanochat_pl.data import PretrainData
+from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
 from nanochat_pl.training.callbacks.samples import Samples
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.lightning_cli import Trainer
 
-CLASSES = [LanguageModel, PretrainData, StepCheckpoint, ValidationBitsPerByte, Samples]
+CLASSES = [LanguageModel, PretrainData, ChatData, StepCheckpoint, ValidationBitsPerByte, Samples]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,14 @@ def test_every_parameter_is_explained_with_its_default(section, cls):
     assert [p.name for p in found] == [p.name for p in signature]
     for parameter, real in zip(found, signature, strict=True):
         assert parameter.meaning
-        assert real.default == (None if parameter.default == "null" else eval(parameter.default))
+        assert real.default == _value(parameter.default)
+
+
+def _value(default: str):
+    """What a default as written stands for."""
+    if default == "":
+        return inspect.Parameter.empty
+    return None if default == "null" else eval(default)
 
 
 def test_trainer_options_exist():
