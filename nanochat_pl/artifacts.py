@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,9 +179,10 @@ def newest_chat_artifact() -> Path:
     """
     finished: list[tuple[float, Path]] = []
     for provenance in run_dir("").glob(f"*/artifact/{PROVENANCE}"):
-        facts = _read_object(provenance)
-        if facts.get("is_chat"):
-            finished.append((facts["time"], provenance.parent))
+        with suppress(Failure):  # a damaged one is its own run's trouble
+            facts = _read_object(provenance)
+            if facts.get("is_chat"):
+                finished.append((facts.get("time", 0.0), provenance.parent))
     if not finished:
         raise Failure(
             f"{run_dir('')}: no model that can chat is here\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
@@ -55,13 +54,12 @@ class Session:
         write_text(path, json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
 
     def _answer(self, messages: list[Message], prompt: list[int]) -> Iterator[Piece]:
-        parts: list[Part] = []
+        answer = self.engine.stream(prompt, self.settings)
         try:
-            for piece in self.engine.stream(prompt, self.settings):
-                _append(parts, piece)
-                yield piece
+            yield from answer
         finally:
-            self.messages = [*messages, {"role": "assistant", "content": _closed(parts)}]
+            answer.close()
+            self.messages = [*messages, {"role": "assistant", "content": _content(answer.parts)}]
 
     def _fitting_prompt(self, messages: list[Message]) -> list[int]:
         """Return the ids to continue, leaving out the oldest turns where the context is too short for all."""
@@ -77,13 +75,7 @@ class Session:
         )
 
 
-def _append(parts: list[Part], piece: Piece) -> None:
-    if not parts or parts[-1]["type"] != piece.kind:
-        parts.append({"type": piece.kind, "text": ""})
-    parts[-1]["text"] += piece.text
-
-
-def _closed(parts: list[Part]) -> Any:
+def _content(parts: list[Part]) -> str | list[Part]:
     """Return an answer's content: plain text where there is nothing but text."""
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import torch
 
 from nanochat_pl.artifacts import find_artifact, generation_defaults, load_artifact, newest_chat_artifact
 from nanochat_pl.chat.session import Session
@@ -31,6 +33,7 @@ def chat(
     min_p: float | None = None,
     seed: int | None = None,
     max_new_tokens: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Talk to a model.
 
@@ -43,6 +46,7 @@ def chat(
         min_p: leave out tokens less likely than this fraction of the likeliest.
         seed: equal seeds give equal answers; null means a new one every time.
         max_new_tokens: length of an answer at most; null means the model's default.
+        device: where to compute; auto takes a GPU where there is one.
     """
     if prompt is not None and not prompt.strip():
         raise BadInput("--prompt is empty; say something")
@@ -58,7 +62,7 @@ def chat(
     settings = sampling_settings(
         generation_defaults(folder) | {key: value for key, value in asked.items() if value is not None}
     )
-    artifact = load_artifact(folder)
+    artifact = load_artifact(folder, device=chosen_device(device))
     session = Session(Engine(artifact.gpt, artifact.tokenizer, calculate), settings)
     if prompt is not None:
         answer_plainly(session, prompt)
@@ -68,6 +72,18 @@ def chat(
         Screen(session, title=f"{folder}").run()
     else:
         converse_by_pipe(session, sys.stdin)
+
+
+def chosen_device(asked: str) -> str:
+    """Return the device to compute on.
+
+    Raises:
+        BadInput: it is not here.
+    """
+    has_cuda = torch.cuda.is_available()
+    if asked == "cuda" and not has_cuda:
+        raise BadInput("--device cuda: there is no CUDA device here; give cpu or leave it out")
+    return "cuda" if has_cuda and asked == "auto" else "cpu" if asked == "auto" else asked
 
 
 def sampling_settings(values: dict[str, Any]) -> SamplingSettings:

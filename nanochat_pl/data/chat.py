@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset
 from nanochat_pl.data.batch import Batch, ChatPosition
 from nanochat_pl.data.packing import BestFit, Document
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
+from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import tokenizer_dir
 from nanochat_pl.tasks.base import Mixture, Task
@@ -33,7 +34,6 @@ from nanochat_pl.tokenizer.encoding import Tokenizer
 Scored = Literal["assistant", "all"]
 
 MEASURED = 4096  # conversations packed to learn how many rows an epoch has
-IGNORED = -1
 
 
 class ChatData(StageData):
@@ -94,8 +94,8 @@ class ChatData(StageData):
         """The folder the tokenizer is read from."""
         if self.tokenizer is None:
             raise BadInput(
-                "data.init_args.tokenizer: a chat stage takes the tokenizer of the model it starts from\n"
-                "Set model.init_args.init_from, or name a tokenizer."
+                "data.init_args.tokenizer: a chat stage takes that of the model it starts from, and there is none\n"
+                "Train the run that model.init_args.init_from names first, or name a tokenizer."
             )
         given = Path(self.tokenizer).expanduser()
         return given if given.is_dir() else tokenizer_dir(self.tokenizer)
@@ -157,14 +157,14 @@ class ChatData(StageData):
         )
 
     def tell(self, position: ChatPosition) -> None:
-        """Say how many conversations did not fit, at the first and at every tenfold."""
+        """Say how many of rank 0's conversations did not fit, at the first and at every tenfold."""
         for key, words in (
             ("truncated", f"were longer than {self.sequence_len + 1} tokens and lost their end"),
             ("unanswered", "had no token to learn left and were passed over"),
         ):
             told = self._told[key] if self._told else 0
             if position[key] and len(str(position[key])) > len(str(told)) * (told > 0):
-                print(f"note: {position[key]} conversation(s) {words}", file=sys.stderr)
+                print(f"note: {position[key]} conversation(s) or texts {words}", file=sys.stderr)
         self._told = position
 
     def _reader(self, mixture: Mixture) -> Reader:
@@ -330,7 +330,9 @@ class EndlessRows:
         opened = self._epoch
         while not (row := self._packing.row()).size:
             if self._epoch > opened + self._world_size:  # some epoch has a conversation for every rank
-                raise Failure("data.init_args.train: no conversation has a token to learn")
+                raise Failure(
+                    f"data.init_args.train: no conversation of rank {self._rank} has a token to learn"
+                )
             self._open(self._epoch + 1, (self._epoch + 1) * self._size)
         return row
 

@@ -9,7 +9,6 @@ subclass, and so are the rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.data.batch import Batch
+from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.ranks import gathered
 from nanochat_pl.system.signals import ignore_stop_signals
@@ -136,8 +136,11 @@ class StageData(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Return this rank's part of the validation rows; each time the same."""
         if self._validation is None or self._validation[0] != self.eval_tokens:
-            mine = islice(self.validation_batches(), self.trainer.global_rank, None, self.trainer.world_size)
-            self._validation = self.eval_tokens, list(mine)
+            batches = list(self.validation_batches())
+            self._validation = (
+                self.eval_tokens,
+                part_of_rank(batches, self.trainer.global_rank, self.trainer.world_size),
+            )
         return DataLoader(self._validation[1], batch_size=None, generator=torch.Generator())
 
     def on_before_batch_transfer(self, batch: Batch | Failure, dataloader_idx: int) -> Batch:
@@ -150,7 +153,8 @@ class StageData(LightningDataModule):
             raise batch
         if batch.position is not None:
             self._position = batch.position
-            self.tell(batch.position)
+            if self.trainer.global_rank == 0:
+                self.tell(batch.position)
         return batch._replace(position=None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,6 +182,14 @@ class StageData(LightningDataModule):
             "tokenizer": self.tokenizer_on_disk.fingerprint[:12],
             **self.identity(),
         }
+
+
+def part_of_rank(batches: list[Batch], rank: int, world_size: int) -> list[Batch]:
+    """Return a rank's batches of a list dealt in turns; where there are fewer than for others, one without targets."""
+    mine = batches[rank::world_size]
+    if len(mine) < -(-len(batches) // world_size):
+        mine.append(batches[0]._replace(targets=torch.full_like(batches[0].targets, IGNORED)))
+    return mine
 
 
 class FailureInPlace(IterableDataset):

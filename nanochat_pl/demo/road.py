@@ -42,10 +42,10 @@ def demo(seed: int = 0, controls: bool = False) -> None:
     seconds = {name: run_verb(command) for name, command in stages(seed).items()}
     first, last = bits_per_byte(run_dir(BASE) / "metrics" / "val.jsonl")
     report = evaluated(seed, seconds)
-    run_verb(f"chat --prompt {shlex.quote(_question())} --temperature 0")
+    run_verb(f"chat --from {SFT} --prompt {shlex.quote(_question())} --temperature 0")
     print(table(report))
     print(f"bits per byte of the base model: {first:.3f} untrained, {last:.3f} trained ({last / first:.0%})")
-    print(f"time:    {sum(report['seconds'].values()):.0f} s in all")
+    print(f"time:    {sum(report['seconds'].values()):.0f} s")
     print(f"curves:  {Path(sys.executable).with_name('tensorboard')} --logdir {run_dir('')}")
     print("talk:    python cli.py chat")
     if controls:

@@ -20,6 +20,7 @@ from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.tasks.world_chat import WORDINGS, ToolSums, TownFacts, WordSpelling
 
 WORDS = SUMS = 300
+TRAINED_QUESTIONS = 200
 ROWS = 64  # answered at once
 ANSWER_TOKENS = 64
 UNTRAINED_SEED = 0
@@ -42,6 +43,11 @@ def scores_of(artifact: Artifact) -> Scores:
 def facts_of(artifact: Artifact) -> TaskScore:
     """Ask a model about the held-out towns."""
     return _score(artifact, TownFacts(split="test"))
+
+
+def trained_facts_of(artifact: Artifact) -> TaskScore:
+    """Ask a model about training towns, as it was asked in training."""
+    return _score(artifact, TownFacts(split="train", stop=TRAINED_QUESTIONS))
 
 
 def untrained(artifact: Artifact) -> Artifact:

@@ -18,7 +18,7 @@ Letters: V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -32,7 +32,32 @@ from nanochat_pl.inference.tool_use import Calculate, ControlIds
 from nanochat_pl.inference.transcript import Piece
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput
+from nanochat_pl.tokenizer.conversation import Part
 from nanochat_pl.tokenizer.encoding import Tokenizer
+
+
+class Stream(Iterator[Piece]):
+    """The text of one turn as it comes.
+
+    Args:
+        pieces: the text.
+        row: what it comes from.
+    """
+
+    def __init__(self, pieces: Generator[Piece, None, None], row: Row) -> None:
+        self._pieces, self._row = pieces, row
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop the work."""
+        self._pieces.close()
+
+    @property
+    def parts(self) -> list[Part]:
+        """The turn so far, for a conversation's history."""
+        return self._row.parts
 
 
 class Engine:
@@ -72,8 +97,8 @@ class Engine:
         self.rows, self.prefill_chunk, self.dtype = rows, prefill_chunk, dtype
         self._control = ControlIds.of(tokenizer)
 
-    def stream(self, prompt: Sequence[int], settings: SamplingSettings | None = None) -> Iterator[Piece]:
-        """Continue one prompt and return its text as it comes; closing the iterator stops the work.
+    def stream(self, prompt: Sequence[int], settings: SamplingSettings | None = None) -> Stream:
+        """Continue one prompt and return its text as it comes; closing the stream stops the work.
 
         Args:
             prompt: ids, rendered and beginning with BOS.
@@ -83,7 +108,7 @@ class Engine:
             BadInput: the prompt is empty, longer than the context, or has ids the model does not know.
         """
         row = self._new_row(0, prompt, settings or SamplingSettings())
-        return self._stream(row)
+        return Stream(self._stream(row), row)
 
     def generate(
         self,
@@ -110,7 +135,7 @@ class Engine:
             pass
         return [row.completion for row in rows]
 
-    def _stream(self, row: Row) -> Iterator[Piece]:
+    def _stream(self, row: Row) -> Generator[Piece, None, None]:
         for _ in self._steps([row]):
             yield from row.take_pieces()
 

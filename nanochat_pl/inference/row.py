@@ -85,12 +85,15 @@ class Row:
         return len(self.prompt) + max(0, self._most_ids - 1)
 
     @property
+    def parts(self) -> list[Part]:
+        """The turn so far."""
+        return self._transcript.parts
+
+    @property
     def completion(self) -> Completion:
         """The finished row's."""
         assert self.finish_reason is not None
-        return Completion(
-            self.ids, self.mask, self._transcript.text, self.finish_reason, self._transcript.parts
-        )
+        return Completion(self.ids, self.mask, self._transcript.text, self.finish_reason, self.parts)
 
     def uniform(self) -> float:
         """Return the row's next random number, a multiple of 2^-32 in [0, 1)."""

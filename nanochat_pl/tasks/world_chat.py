@@ -176,7 +176,7 @@ def _world(seed: int, towns: int, held_out_described: bool) -> World:
 class TownFacts(_WorldTask):
     """Questions about the facts of towns, in every wording.
 
-    "train" asks about the training towns, over and over in another order if `size` says so; "test" asks about the
+    "train" asks about the training towns, in the same order again and again if `size` says so; "test" asks about the
     held-out towns, of which no question is ever trained on, every question in every wording once.
     """
 

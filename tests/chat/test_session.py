@@ -28,7 +28,29 @@ class Said:
 
     def stream(self, prompt, settings):
         self.prompts.append(list(prompt))
-        yield from self.pieces
+        return Saying(self.pieces)
+
+
+class Saying:
+    """A stream of given pieces; an exception among them is raised in its turn."""
+
+    def __init__(self, pieces) -> None:
+        self.rest, self.parts = iter(pieces), []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> Piece:
+        piece = next(self.rest)
+        if isinstance(piece, BaseException):
+            raise piece
+        if not self.parts or self.parts[-1]["type"] != piece.kind:
+            self.parts.append({"type": piece.kind, "text": ""})
+        self.parts[-1]["text"] += piece.text
+        return piece
+
+    def close(self) -> None:
+        self.rest = iter(())
 
 
 def text(words: str) -> Piece:
@@ -111,3 +133,13 @@ def test_clear_begins_anew():
     made.clear()
     list(made.ask("second"))
     assert made.engine.prompts[-1] == asked(made, {"role": "user", "content": "second"})
+
+
+def test_history_has_the_parts_the_engine_tells_not_those_the_pieces_look_like():
+    made = session(Piece("python", "x"), Piece("python", "y"))
+    parts = [{"type": "python", "text": part} for part in ("x", "y", "")]
+    saying = Saying([])
+    saying.parts = parts
+    made.engine.stream = lambda prompt, settings: saying
+    list(made.ask("?"))
+    assert made.messages[1]["content"] == parts

@@ -135,13 +135,7 @@ def test_what_cannot_be_done_is_said_and_the_chat_goes_on(line, words):
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat():
-    class Stopped(Said):
-        def stream(self, prompt, settings):
-            yield text("well ")
-            raise KeyboardInterrupt
-
-    made, out = screen("first")
-    made.session.engine = Stopped()
+    made, out = screen("first", says=(text("well "), KeyboardInterrupt()))
     made.run()
     assert made.session.messages[-1] == {"role": "assistant", "content": "well "}
     assert "(stopped)" in out.getvalue()

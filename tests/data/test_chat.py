@@ -14,6 +14,7 @@ import torch
 from nanochat_pl.data import ChatData
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.data.chat import ConversationStream, EndlessRows, Reader
+from nanochat_pl.data.stage_data import part_of_rank
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.tasks.base import Mixture, Task
 from nanochat_pl.tokenizer.encoding import Tokenizer
@@ -188,7 +189,7 @@ def test_a_mixture_without_anything_to_learn_is_refused():
         def _item(self, number):
             return {"messages": [{"role": "user", "content": "no answer"}]}
 
-    with pytest.raises(Failure, match="no conversation has a token to learn"):
+    with pytest.raises(Failure, match="no conversation of rank 0 has a token to learn"):
         next(stream(reader(task=Silent)).batches())
 
 
@@ -275,3 +276,12 @@ def test_a_malformed_conversation_is_named():
 
     with pytest.raises(Failure, match=r"Talk, item \d+: conversation: message 0 is 'assistant'"):
         next(stream(reader(task=Broken)).batches())
+
+
+@pytest.mark.parametrize(("batches", "world_size"), [(1, 2), (3, 2), (4, 2), (2, 5)])
+def test_every_rank_has_equally_many_validation_batches_and_each_counts_once(batches, world_size):
+    made = list(islice(stream(reader(), accumulation=1).batches(), batches))
+    parts = [part_of_rank(made, rank, world_size) for rank in range(world_size)]
+    assert len({len(part) for part in parts}) == 1
+    scored = [batch for part in parts for batch in part if (batch.targets != -1).any()]
+    assert len(scored) == batches

@@ -71,5 +71,7 @@ def test_the_chatbot_answers_and_the_controls_do_not(tmp_path):
     assert all(report[name]["score"] >= 0.9 for name in ("facts", "spelling", "arithmetic"))
     assert report["facts"]["n"] >= 300
     controls = json.loads((tmp_path / "demo_controls.json").read_text())
-    assert max(controls["undescribed"]["score"], controls["untrained"]["score"]) <= controls["chance"] + 0.1
+    for name in ("undescribed", "untrained"):
+        assert controls[name]["score"] <= controls["chance"] + 0.1
+        assert controls[name]["training_towns_score"] >= 0.9
     assert controls["cloze"]["score"] >= 0.95

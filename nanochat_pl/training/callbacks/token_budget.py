@@ -21,3 +21,9 @@ class TokenBudget(Callback):
         trainer.fit_loop.epoch_loop.max_steps = plan.steps
         if trainer.is_global_zero:
             write_json(Path(trainer.default_root_dir) / "plan.json", plan.to_dict())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count micro-batches from the step a resumed run stands at; their number a step may have changed since."""
+        done = trainer.global_step * pl_module.plan.accumulation
+        current = trainer.fit_loop.epoch_loop.batch_progress.current
+        current.ready = current.started = current.processed = current.completed = done
