@@ -116,6 +116,15 @@ def artifact_config(folder: Path) -> GPTConfig:
         raise Failure(f"{folder / CONFIG}: {error}") from None
 
 
+def weights_digest(folder: Path) -> str:
+    """Return the sha256 an artifact's provenance gives for its weights, without reading them.
+
+    Raises:
+        Failure: the provenance is missing or damaged.
+    """
+    return str(_read_object(folder / PROVENANCE).get(WEIGHTS_SHA256))
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file."""
     try:

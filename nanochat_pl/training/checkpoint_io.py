@@ -39,6 +39,7 @@ class Receipt(NamedTuple):
     sha256: str
     model: dict[str, int]
     world_size: int
+    start: str | None
 
 
 class Found(NamedTuple):
@@ -145,7 +146,13 @@ def _read_receipt(checkpoint: Path) -> Receipt | None:
     try:
         facts = json.loads(receipt_path(checkpoint).read_text())
         return Receipt(
-            checkpoint, facts["step"], facts["bytes"], facts["sha256"], facts["model"], facts["world_size"]
+            checkpoint,
+            facts["step"],
+            facts["bytes"],
+            facts["sha256"],
+            facts["model"],
+            facts["world_size"],
+            facts.get("start"),
         )
     except (OSError, ValueError, KeyError):
         return None
@@ -188,6 +195,28 @@ def refuse_other_model(receipt: Receipt, model: Mapping[str, int]) -> None:
             f"{receipt.path.parent.parent.name}: the checkpoint at step {receipt.step} is of another model: {changes}\n"
             "Restore these values to continue, or add --fresh to start over (the old run is moved aside)."
         )
+
+
+def refuse_other_start(receipt: Receipt, start: str | None) -> None:
+    """Refuse to continue a run whose first weights are not those it would start from today.
+
+    Args:
+        receipt: of its newest checkpoint.
+        start: sha256 of the weights of the artifact a new run would start from; None for none.
+
+    Raises:
+        Failure: they differ.
+    """
+    if receipt.start != start:
+        run = receipt.path.parent.parent.name
+        raise Failure(
+            f"{run}: started from weights {_short(receipt.start)}, but init_from has {_short(start)} now\n"
+            "Add --fresh to start over from these (the old run is moved aside), or put the former artifact back."
+        )
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "of its own"
 
 
 def point_last_at(checkpoint: Path) -> None:

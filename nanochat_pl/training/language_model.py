@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nanochat_pl.artifacts import artifact_config, load_artifact
+from nanochat_pl.artifacts import artifact_config, load_artifact, weights_digest
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.evaluation.bits_per_byte import BitsPerByte
 from nanochat_pl.model.config import GPTConfig
@@ -95,6 +95,7 @@ class LanguageModel(LightningModule):
         self.plan: Plan | None = None
         self.schedule: Schedule | None = None
         self._start: Path | None = None
+        self.start_digest: str | None = None
         self._step_targets: Tensor | None = None  # over all ranks, from a step's first batch to its end
 
     def start_from(self, artifact: Path) -> None:
@@ -111,6 +112,7 @@ class LanguageModel(LightningModule):
                 f"Set depth to {config.n_layer}, or name another init_from."
             )
         self._start, self._start_config, self.vocab_size = artifact, config, config.vocab_size
+        self.start_digest = weights_digest(artifact)
 
     def gpt_config(self, sequence_len: int) -> GPTConfig:
         """Return the shape of the network for rows of `sequence_len` tokens.

@@ -19,13 +19,14 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from nanochat_pl.artifacts import find_artifact
+from nanochat_pl.artifacts import find_artifact, is_artifact
 from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for
 from nanochat_pl.system.parsing import Suggesting
 from nanochat_pl.system.paths import run_dir
 from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
+from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
 from nanochat_pl.training.callbacks.exact_resume import ExactResume
 from nanochat_pl.training.callbacks.export import Export
@@ -163,10 +164,30 @@ class StageCLI(LightningCLI):
         """
         if self.model.init_from is None:
             return
-        folder = find_artifact(self.model.init_from)
+        own = self.run_dir / "artifact"
+        if self.verb in ("validate", "predict") and is_artifact(str(own)):
+            folder = own  # a finished run needs nothing else
+        else:
+            folder = find_artifact(self.model.init_from)
         self.model.start_from(folder)
         if self.datamodule.tokenizer is None:
             self.datamodule.tokenizer = str(folder)
+        else:
+            self._refuse_other_tokenizer(folder)
+
+    def _refuse_other_tokenizer(self, start: Path) -> None:
+        """Refuse a tokenizer whose ids mean something else to the weights.
+
+        Raises:
+            BadInput: the tokenizer named is not the artifact's.
+        """
+        named = Tokenizer.load(self.datamodule.tokenizer_folder)
+        if named.fingerprint != Tokenizer.load(start).fingerprint:
+            raise BadInput(
+                f"data.init_args.tokenizer={self.datamodule.tokenizer} is not the tokenizer of "
+                f"{self.model.init_from}; its ids mean other texts\n"
+                "Leave data.init_args.tokenizer out: the artifact's own is taken."
+            )
 
     def make_plan(self, world_size: int) -> Plan:
         """Derive every number of the run for `world_size` ranks."""

@@ -27,7 +27,13 @@ from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import hold_lock, move_aside
 from nanochat_pl.system.hardware import devices_in_all
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
-from nanochat_pl.training.checkpoint_io import Receipt, newest_valid, receipts, refuse_other_model
+from nanochat_pl.training.checkpoint_io import (
+    Receipt,
+    newest_valid,
+    receipts,
+    refuse_other_model,
+    refuse_other_start,
+)
 from nanochat_pl.training.language_model import require_same_vocabulary
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import Console, MetricsFiles
@@ -57,11 +63,22 @@ def fit(args: list[str]) -> int:
     if rank_zero_only.rank == 0:
         stage.save_config()
     stage.trainer.loggers.append(Console(plan.steps))
+    _be_deterministic(stage)
     stage.trainer.strategy.checkpoint_io.facts = {
         "model": stage.model.gpt_config(stage.datamodule.sequence_len).to_dict(),
         "world_size": world_size,
+        "start": stage.model.start_digest,
     }
     return _train(stage, receipt)
+
+
+def _be_deterministic(stage: StageCLI) -> None:
+    """Let equal runs on a CPU be equal to the last bit: compiled, the embedding's gradient is otherwise added up in
+    the order in which threads happen to come.
+    """
+    if stage.trainer.strategy.root_device.type == "cpu" and stage.config.trainer.deterministic is None:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check, and slow
 
 
 def _lock(stage: StageCLI) -> IO[str] | None:
@@ -177,6 +194,7 @@ def _resume_point(stage: StageCLI) -> Receipt | None:
     for sentence in found.rejected:
         _say(f"warning: {sentence}; using an older checkpoint")
     if found.receipt:
+        refuse_other_start(found.receipt, stage.model.start_digest)
         refuse_other_model(found.receipt, stage.model.gpt_config(stage.datamodule.sequence_len).to_dict())
     elif any(file for file in found.rejected if "finished" not in file):
         raise Failure(

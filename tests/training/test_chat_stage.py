@@ -9,6 +9,7 @@ from tiny_stage import TinyStage
 
 import cli
 from nanochat_pl.artifacts import find_artifact, load_artifact
+from nanochat_pl.commands import tokenizer
 
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
@@ -116,6 +117,46 @@ def test_longer_rows_than_the_artifacts_context_are_refused(later, monkeypatch, 
 def test_start_that_is_not_there_is_refused(later, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
     assert "no artifact called 'nowhere'" in refused(later, capsys, "--model.init_args.init_from", "nowhere")
+
+
+def test_run_whose_start_has_changed_is_neither_continued_nor_called_finished(later, start):
+    provenance = start.folder("chat_start") / "artifact" / "provenance.json"
+    before = provenance.read_text()
+    provenance.write_text(before.replace('"weights_sha256": "', '"weights_sha256": "0'))
+    try:
+        done = later.finish("fit", run="chat_unbroken")
+    finally:
+        provenance.write_text(before)
+    assert done.returncode == 1
+    assert "init_from has 0" in done.stderr
+
+
+def test_tokenizer_that_is_not_the_artifacts_is_refused(later, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    tokenizer.train(corpus="world", vocab_size=321, name="other")
+    said = refused(later, capsys, "--data.init_args.tokenizer", "other")
+    assert "is not the tokenizer of chat_start" in said
+
+
+def test_finished_run_is_validated_without_what_it_started_from(later, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    away = later.folder("chat_start").with_name("chat_start_away")
+    later.folder("chat_start").rename(away)
+    try:
+        assert cli.main(["validate", "--config", str(later.config), "--run", "chat_unbroken"]) == 0
+    finally:
+        away.rename(later.folder("chat_start"))
+    assert "val/bpb" in capsys.readouterr().out
+
+
+def test_run_continues_with_other_rows_as_the_same_run(later):
+    """Half the rows a micro-batch, twice the micro-batches: the same steps, up to rounding."""
+    assert later.kill_when(lambda _: later.logged_steps("chat_smaller") >= 5, run="chat_smaller")
+    later.fit("--data.init_args.device_batch_rows", "1", run="chat_smaller")
+    unbroken, continued = later.losses("chat_unbroken"), later.losses("chat_smaller")
+    assert continued.keys() == unbroken.keys()
+    for step, loss in continued.items():
+        assert float.fromhex(loss) == pytest.approx(float.fromhex(unbroken[step]), rel=1e-4), step
 
 
 def test_horizon_is_planned_from_the_data(later, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_trainer import ROWS, SEQUENCE_LEN, VOCAB_SIZE, Kept, RandomRows, tiny_module, train
@@ -62,3 +64,14 @@ def untrained_twin():
     """The network as `tiny_module`'s is before its first step."""
     model = tiny_module(steps=1)
     return GPT.materialized(model.gpt_config(SEQUENCE_LEN))
+
+
+def test_weight_is_a_batch_s_share_of_the_targets_of_all_ranks():
+    """Two ranks, three batches each; this rank's step has 10 targets, the other's 30, this batch 4."""
+    model = tiny_module(steps=1)
+    batch = Batch(
+        torch.zeros(1, 8, dtype=torch.long), torch.tensor([[1, 2, 3, 4, -1, -1, -1, -1]]), step_targets=10
+    )
+    strategy = SimpleNamespace(reduce=lambda mine, reduce_op: {"sum": mine + 30}[reduce_op])
+    model._trainer = SimpleNamespace(accumulate_grad_batches=3, world_size=2, strategy=strategy)
+    assert float(model._weight(batch)) == pytest.approx(4 / ((10 + 30) / (3 * 2)))

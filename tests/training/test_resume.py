@@ -124,3 +124,21 @@ def test_compiled_run_killed_equals_the_unbroken_one(world_base):
     stage.fit(run="compiled_killed")
     assert stage.losses("compiled_killed") == stage.losses("compiled")
     assert stage.weights("compiled_killed") == stage.weights("compiled")
+
+
+@pytest.mark.slow
+def test_compiled_runs_on_two_threads_are_equal(world_base):
+    """Where two threads add to the gradient of one token's row, the order must not depend on who comes first."""
+    stage = TinyStage(world_base, ["--data.init_args.sequence_len", "512"], compile=True, width_per_layer=128)
+    two_threads = {"OMP_NUM_THREADS": "2"}
+    for run in ("threads_a", "threads_b"):
+        stage.fit(
+            "--data.init_args.batch_tokens",
+            "4096",
+            "--data.init_args.device_batch_rows",
+            "8",
+            run=run,
+            env=two_threads,
+        )
+    assert stage.losses("threads_a") == stage.losses("threads_b")
+    assert stage.weights("threads_a") == stage.weights("threads_b")

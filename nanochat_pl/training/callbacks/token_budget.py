@@ -23,7 +23,13 @@ class TokenBudget(Callback):
             write_json(Path(trainer.default_root_dir) / "plan.json", plan.to_dict())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count micro-batches from the step a resumed run stands at; their number a step may have changed since."""
-        done = trainer.global_step * pl_module.plan.accumulation
-        current = trainer.fit_loop.epoch_loop.batch_progress.current
-        current.ready = current.started = current.processed = current.completed = done
+        """Let a resumed run begin at a step's first micro-batch, though their number a step may have changed since."""
+        if trainer.global_step == 0:
+            return
+        loop = trainer.fit_loop.epoch_loop
+        current = loop.batch_progress.current
+        current.ready = current.started = current.processed = (
+            trainer.global_step * pl_module.plan.accumulation
+        )
+        # A checkpoint saved while the batch's end was being announced: Lightning completes that batch itself.
+        current.completed = current.ready - loop.restarted_on_train_batch_end
