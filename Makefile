@@ -20,7 +20,7 @@ demo-controls: install
 
 test: install
 	@if command -v cargo >/dev/null; then cargo test --locked --quiet $(CRATE); else echo "cargo is missing: the crate's own tests are skipped"; fi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not multi_gpu" --timeout 3600

@@ -73,7 +73,7 @@ def _state(pid: int) -> str:
 
 def _left_processes() -> list[str]:
     """Return the locked processes of this checkout that still run after a moment of grace."""
-    for _ in range(20):
+    for _ in range(100):
         if not (left := _running()):
             return []
         time.sleep(0.1)

@@ -11,6 +11,8 @@ from task_files import FORMS, write_rows
 from nanochat_pl.tasks import HumanEval
 from nanochat_pl.tasks.humaneval import assemble, extract_code
 
+pytestmark = pytest.mark.xdist_group("sandbox")  # whose tests count processes like those started here
+
 PROMPT = '''from math import floor
 
 
