@@ -33,6 +33,7 @@ VERBS = {
     "validate": Verb(
         "nanochat_pl.training.verbs:validate", "bits per byte on the pinned validation split", True
     ),
+    "test": Verb("nanochat_pl.training.testing:test", "a stage's whole evaluation", True),
     "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True),
     "plan": Verb("nanochat_pl.commands.plan:plan", "every number of a run and where it comes from", True),
     "data list": Verb("nanochat_pl.commands.data:list_corpora", "what the stages need, and what is here"),

@@ -144,9 +144,9 @@ class ChatData(StageData):
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield the first `eval_tokens` tokens of validation rows, one row at least."""
-        reader = self._reader(self.val)
+        reader = self._reader(self.train if self.eval_split == "train" else self.val)
         wanted = max(1, self.eval_tokens // self.sequence_len)
-        rows = islice(reader.rows_of(iter(range(len(self.val)))), wanted)
+        rows = islice(reader.rows_of(iter(range(len(reader.mixture)))), wanted)
         while chunk := list(islice(rows, self.device_batch_rows)):
             yield reader.batch(chunk)
 

@@ -138,9 +138,9 @@ class PretrainData(StageData):
         )
 
     def validation_batches(self) -> Iterator[Batch]:
-        """Yield the first `eval_tokens` tokens of validation rows."""
+        """Yield the first `eval_tokens` tokens of the rows of `eval_split`."""
         return validation_batches(
-            iter_texts(self.corpus_on_disk.val),
+            iter_texts(getattr(self.corpus_on_disk, self.eval_split)),
             self.tokenizer_on_disk,
             tokens=self.eval_tokens,
             rows=self.device_batch_rows,

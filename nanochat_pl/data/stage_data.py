@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -40,6 +40,7 @@ class StageData(LightningDataModule):
         is_chat: whether prompts are a user's messages rather than beginnings of texts.
         config_path: the stage's file, for messages.
         eval_tokens: validation tokens read each time, over all ranks.
+        eval_split: "val", or "train" to measure on rows that were trained on, packed like those of validation.
     """
 
     is_chat = False
@@ -63,9 +64,10 @@ class StageData(LightningDataModule):
         self.num_workers = num_workers
         self.config_path = "configs/d20_base.yaml"
         self.eval_tokens = 20 * 524288
+        self.eval_split: Literal["train", "val"] = "val"
         self.tokenizer_on_disk: Tokenizer | None = None
         self._position: Any = None
-        self._validation: tuple[int, list[Batch]] | None = None
+        self._validation: tuple[tuple[int, str], list[Batch]] | None = None
 
     # What a subclass says.
 
@@ -135,10 +137,11 @@ class StageData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Return this rank's part of the validation rows; each time the same."""
-        if self._validation is None or self._validation[0] != self.eval_tokens:
+        key = (self.eval_tokens, self.eval_split)
+        if self._validation is None or self._validation[0] != key:
             batches = list(self.validation_batches())
             self._validation = (
-                self.eval_tokens,
+                key,
                 part_of_rank(batches, self.trainer.global_rank, self.trainer.world_size),
             )
         return DataLoader(self._validation[1], batch_size=None, generator=torch.Generator())

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from nanochat_pl.artifacts import load_artifact, save_artifact
 from nanochat_pl.demo.road import BASE, SFT, run_verb, stages
 from nanochat_pl.demo.score import cloze_score, facts_of, trained_facts_of, untrained
-from nanochat_pl.evaluation.chat_tasks import TaskScore
+from nanochat_pl.evaluation.exam import Score
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import write_json
 from nanochat_pl.system.paths import base_dir, run_dir
@@ -42,8 +42,8 @@ class Control(NamedTuple):
         holds: whether both are as they must be.
     """
 
-    held_out: TaskScore
-    trained: TaskScore | None
+    held_out: Score
+    trained: Score | None
     holds: bool
 
 
@@ -58,13 +58,13 @@ def run_controls(seed: int) -> None:
     controls = {
         "undescribed": _must_not_know(*_undescribed(seed), chance),
         "untrained": _must_not_know(*_untrained(seed), chance),
-        "cloze": Control(cloze, None, cloze.score >= KNOWS),
+        "cloze": Control(cloze, None, cloze.mean >= KNOWS),
     }
     print(f"\n{'control':<14}{'held-out':>10}{'training':>10}   (chance {chance:.0%})")
     for name, control in controls.items():
-        trained = f"{control.trained.score:.1%}" if control.trained else ""
+        trained = f"{control.trained.mean:.1%}" if control.trained else ""
         verdict = "as it must be" if control.holds else "NOT as it must be"
-        print(f"{name:<14}{control.held_out.score:>10.1%}{trained:>10}   {verdict}")
+        print(f"{name:<14}{control.held_out.mean:>10.1%}{trained:>10}   {verdict}")
     write_json(
         base_dir() / "demo_controls.json",
         {name: _facts(c) for name, c in controls.items()} | {"chance": chance},
@@ -74,19 +74,19 @@ def run_controls(seed: int) -> None:
         raise Failure(f"demo: controls are not as they must be: {', '.join(wrong)}")
 
 
-def _must_not_know(held_out: TaskScore, trained: TaskScore, chance: float) -> Control:
-    return Control(held_out, trained, held_out.score <= chance + NEAR_CHANCE and trained.score >= SPEAKS)
+def _must_not_know(held_out: Score, trained: Score, chance: float) -> Control:
+    return Control(held_out, trained, held_out.mean <= chance + NEAR_CHANCE and trained.mean >= SPEAKS)
 
 
 def _facts(control: Control) -> dict[str, float | int | None]:
     return {
-        "score": control.held_out.score,
+        "score": control.held_out.mean,
         "n": control.held_out.n,
-        "training_towns_score": control.trained.score if control.trained else None,
+        "training_towns_score": control.trained.mean if control.trained else None,
     }
 
 
-def _undescribed(seed: int) -> tuple[TaskScore, TaskScore]:
+def _undescribed(seed: int) -> tuple[Score, Score]:
     """Walk the road in a world that does not tell of the held-out towns."""
     with _base_dir(base_dir() / FOLDER / f"undescribed_{seed}"):
         for name, command in stages(seed, held_out_described=False).items():
@@ -95,7 +95,7 @@ def _undescribed(seed: int) -> tuple[TaskScore, TaskScore]:
         return _scores(SFT)
 
 
-def _untrained(seed: int) -> tuple[TaskScore, TaskScore]:
+def _untrained(seed: int) -> tuple[Score, Score]:
     """Fine-tune weights that have read nothing, until they can answer."""
     trained = load_artifact(run_dir(SFT) / "artifact")
     with _base_dir(base_dir() / FOLDER / f"untrained_{seed}"):
@@ -107,7 +107,7 @@ def _untrained(seed: int) -> tuple[TaskScore, TaskScore]:
         return _scores(SFT)
 
 
-def _scores(run: str) -> tuple[TaskScore, TaskScore]:
+def _scores(run: str) -> tuple[Score, Score]:
     artifact = load_artifact(run_dir(run) / "artifact")
     return facts_of(artifact), trained_facts_of(artifact)
 

@@ -159,10 +159,10 @@ def _results(last: Scores, base: Scores, first: Scores) -> dict[str, Any]:
     chance = {"facts": TownFacts(split="test").chance, "spelling": 0.0, "arithmetic": 0.0}
     return {
         name: {
-            "score": getattr(last, name).score,
+            "score": getattr(last, name).mean,
             "n": getattr(last, name).n,
-            "base_score": getattr(base, name).score,
-            "untrained_score": getattr(first, name).score,
+            "base_score": getattr(base, name).mean,
+            "untrained_score": getattr(first, name).mean,
             "chance": chance[name],
         }
         for name in last._fields

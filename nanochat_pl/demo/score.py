@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 
 from nanochat_pl.artifacts import Artifact, load_artifact
-from nanochat_pl.evaluation.chat_tasks import TaskScore, score_generative
+from nanochat_pl.evaluation.chat_tasks import Answering, chat_exam
+from nanochat_pl.evaluation.exam import Score
+from nanochat_pl.evaluation.exam_scores import score_alone
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model.gpt import GPT
@@ -29,9 +31,9 @@ UNTRAINED_SEED = 0
 class Scores(NamedTuple):
     """Results of one model."""
 
-    facts: TaskScore
-    spelling: TaskScore
-    arithmetic: TaskScore
+    facts: Score
+    spelling: Score
+    arithmetic: Score
 
 
 def scores_of(artifact: Artifact) -> Scores:
@@ -40,12 +42,12 @@ def scores_of(artifact: Artifact) -> Scores:
     return Scores(*(_score(artifact, task) for task in tasks))
 
 
-def facts_of(artifact: Artifact) -> TaskScore:
+def facts_of(artifact: Artifact) -> Score:
     """Ask a model about the held-out towns."""
     return _score(artifact, TownFacts(split="test"))
 
 
-def trained_facts_of(artifact: Artifact) -> TaskScore:
+def trained_facts_of(artifact: Artifact) -> Score:
     """Ask a model about training towns, as it was asked in training."""
     return _score(artifact, TownFacts(split="train", stop=TRAINED_QUESTIONS))
 
@@ -56,7 +58,7 @@ def untrained(artifact: Artifact) -> Artifact:
     return artifact._replace(gpt=GPT.materialized(artifact.gpt.config, generator=generator).eval())
 
 
-def cloze_score(folder: Path) -> TaskScore:
+def cloze_score(folder: Path) -> Score:
     """Let a base model finish the sentences that tell the facts of held-out towns, up to the value."""
     artifact = load_artifact(folder)
     facts = TownFacts(split="test")
@@ -65,15 +67,18 @@ def cloze_score(folder: Path) -> TaskScore:
     beginnings = [WORDINGS[key].answer.split(" {value}")[0].format(town=town.name) for town, key in asked]
     prompts = [artifact.tokenizer.encode(text, prepend="<|bos|>") for text in beginnings]
     completions = engine.generate(prompts, SamplingSettings(temperature=0.0, max_new_tokens=8))
-    solved = sum(
-        completion.text.strip().startswith(town.facts[key])
-        for (town, key), completion in zip(asked, completions, strict=True)
+    return Score.of(
+        "cloze",
+        [
+            float(completion.text.strip().startswith(town.facts[key]))
+            for (town, key), completion in zip(asked, completions, strict=True)
+        ],
     )
-    return TaskScore("cloze", solved, len(asked))
 
 
-def _score(artifact: Artifact, task: TownFacts | WordSpelling | ToolSums) -> TaskScore:
-    return score_generative(_engine(artifact), task, max_new_tokens=ANSWER_TOKENS)
+def _score(artifact: Artifact, task: TownFacts | WordSpelling | ToolSums) -> Score:
+    answering = Answering(max_new_tokens=ANSWER_TOKENS)
+    return score_alone(chat_exam(task.name, task, _engine(artifact), answering=answering))
 
 
 def _engine(artifact: Artifact) -> Engine:

@@ -25,6 +25,7 @@ class ItemRecord(NamedTuple):
         prediction: the model's answer, as JSON can hold it.
         gold: the right one.
         score: 0 to 1.
+        cropped: tokens of the prompt that were left out because the context is too short.
     """
 
     index: int
@@ -32,6 +33,7 @@ class ItemRecord(NamedTuple):
     prediction: Any
     gold: Any
     score: float
+    cropped: int = 0
 
 
 class Exam(ABC):

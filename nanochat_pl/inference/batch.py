@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from nanochat_pl.inference.kv_cache import KVCache
+from nanochat_pl.inference.padding import alike, padded
 from nanochat_pl.inference.row import Row
 from nanochat_pl.inference.sampling import RowSettings, sample_rows
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import Failure
-
-PADDING = 0  # any id will do: nothing reads it
 
 
 class Batch:
@@ -86,8 +85,8 @@ class Batch:
         first = len(self.rows)
         unique = list(dict.fromkeys(map(tuple, prompts)))
         last: list[Tensor] = []
-        for group in _alike(unique):
-            last += self._prefill_group(first + len(last), group, chunk)
+        for group in alike([len(prompt) for prompt in unique]):
+            last += self._prefill_group(first + len(last), [unique[number] for number in group], chunk)
         sources = [unique.index(tuple(prompt)) for prompt in prompts]
         for place in reversed(range(len(sources))):  # a source is never behind its copy
             self._cache.copy(first + sources[place], first + place)
@@ -105,11 +104,8 @@ class Batch:
 
     def _extend(self, first: int, parts: Sequence[Sequence[int]]) -> Tensor:
         """Continue slots `first` on by some ids each; return the hidden states of the last ones, (B, C)."""
-        counts = [len(part) for part in parts]
-        width = max(counts)
-        padded = [[*part, *[PADDING] * (width - len(part))] for part in parts]
-        ids = torch.tensor(padded, device=self._never_sampled.device)  # (B, T)
-        hidden = self._gpt.hidden(ids, self._cache.extension(first, len(parts), width))  # (B, T, C)
+        ids, counts = padded(parts, self._never_sampled.device)  # (B, T)
+        hidden = self._gpt.hidden(ids, self._cache.extension(first, len(parts), ids.size(1)))  # (B, T, C)
         self._cache.advance(first, counts)
         return hidden[range(len(counts)), [count - 1 for count in counts]]
 
@@ -123,14 +119,3 @@ class Batch:
                 self.rows[slot] = self.rows[last]
                 self.rows.pop()
                 self._settings = None
-
-
-def _alike(prompts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Group prompts, the longest first, so that padding never makes one longer by more than a third."""
-    groups: list[list[tuple[int, ...]]] = []
-    for prompt in prompts:
-        if groups and 4 * len(prompt) >= 3 * len(groups[-1][0]):
-            groups[-1].append(prompt)
-        else:
-            groups.append([prompt])
-    return groups

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from nanochat_pl.inference.batch import Batch
 from nanochat_pl.inference.kv_cache import KVCache
+from nanochat_pl.inference.padding import alike, padded
 from nanochat_pl.inference.row import Completion, Row
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.inference.tool_use import Calculate, ControlIds
@@ -34,6 +35,8 @@ from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.tokenizer.conversation import Part
 from nanochat_pl.tokenizer.encoding import Tokenizer
+
+POSITIONS_TOGETHER = 16_384  # read in one pass where nothing is to be remembered
 
 
 class Stream(Iterator[Piece]):
@@ -135,12 +138,42 @@ class Engine:
             pass
         return [row.completion for row in rows]
 
+    @torch.inference_mode()
+    def next_logits(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the softcapped logits of the id behind each prompt, (B, V) fp32.
+
+        Prompts of like length are read together, the shorter ones padded at their end, which nothing reads.
+
+        Args:
+            prompts: ids of each, rendered and beginning with BOS.
+
+        Raises:
+            BadInput: a prompt is empty, longer than the context, or has ids the model does not know.
+        """
+        for number, prompt in enumerate(prompts):
+            self._require_readable(number, prompt)
+        gpt, device = _in_dtype(self.gpt, self._compute_dtype()), self.gpt.wte.weight.device
+        last = torch.empty(len(prompts), gpt.config.n_embd, dtype=gpt.wte.weight.dtype, device=device)
+        with torch.autocast(device.type, enabled=False):  # a caller's would change the dtype
+            for group in alike([len(prompt) for prompt in prompts], POSITIONS_TOGETHER):
+                ids, lengths = padded([prompts[number] for number in group], device)
+                last[group] = gpt.hidden(ids)[range(len(group)), [length - 1 for length in lengths]]
+            return gpt.logits(last)
+
     def _stream(self, row: Row) -> Generator[Piece, None, None]:
         for _ in self._steps([row]):
             yield from row.take_pieces()
 
     def _new_row(self, number: int, prompt: Sequence[int], settings: SamplingSettings) -> Row:
         """Check a prompt and begin its row."""
+        self._require_readable(number, prompt)
+        context = self.gpt.config.sequence_len
+        return Row(
+            [int(token) for token in prompt], settings, self.tokenizer, self._control, self.calculate, context
+        )
+
+    def _require_readable(self, number: int, prompt: Sequence[int]) -> None:
+        """Refuse a prompt the model cannot read."""
         context, known = self.gpt.config.sequence_len, self.gpt.config.vocab_size
         if not len(prompt):
             raise BadInput(f"prompt {number} is empty; begin with at least the BOS id")
@@ -153,9 +186,6 @@ class Engine:
             raise BadInput(
                 f"prompt {number}: id {unknown} is none of the model's {known}; check the tokenizer"
             )
-        return Row(
-            [int(token) for token in prompt], settings, self.tokenizer, self._control, self.calculate, context
-        )
 
     @torch.inference_mode()
     def _steps(self, rows: list[Row]) -> Iterator[None]:

@@ -208,13 +208,18 @@ def choose_precision(accelerator: str = "auto") -> PrecisionChoice:
     Args:
         accelerator: Lightning's name: "auto", "gpu", "cuda", "cpu", "mps", ….
     """
-    import torch
-
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
+    if uses_gpu(accelerator):
         return _choose_for_gpu()
     if accelerator in ("auto", "cpu"):
         return _choose_for_cpu()
     return PrecisionChoice("32-true", False, f"{accelerator} computes in fp32")
+
+
+def uses_gpu(accelerator: str) -> bool:
+    """Tell whether Lightning's accelerator of this name is a GPU with CUDA."""
+    import torch
+
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def _choose_for_gpu() -> PrecisionChoice:

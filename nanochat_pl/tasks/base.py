@@ -53,6 +53,7 @@ class Task(ABC, Sequence["Conversation"]):
     kind: ClassVar[Kind | None] = (
         None  # how answers are marked: the likeliest of `letters`, a text, not at all
     )
+    chance: float = 0.0  # what guessing scores
 
     def __init__(self, start: int = 0, stop: int | None = None, step: int = 1) -> None:
         if start < 0 or step < 1:
@@ -93,6 +94,9 @@ class Task(ABC, Sequence["Conversation"]):
             BadInput: this task has no right answers (`kind` is None).
         """
         raise BadInput(f"{self.name} has no right answers to compare with; it is for training only")
+
+    def require_marking(self) -> None:
+        """Raise Failure where this machine cannot mark answers as it should."""
 
     @property
     def files(self) -> list[Path]:
@@ -176,9 +180,10 @@ class RowTask(Task):
 
 
 class MultipleChoice(RowTask):
-    """A task whose right answer is one letter among a few."""
+    """A task whose right answer is one letter among a few, mostly four."""
 
     kind = "categorical"
+    chance = 0.25
 
     def evaluate(self, conversation: Conversation, completion: str) -> bool:
         return completion.strip() == conversation["messages"][-1]["content"]

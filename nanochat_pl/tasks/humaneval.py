@@ -33,13 +33,19 @@ class HumanEval(RowTask):
     kind = "generative"
     folder = "humaneval"
     stems = ("HumanEval", "test")
+    unsafe_code = False  # whether answers may run where nothing holds them back
+
+    def require_marking(self) -> None:
+        from nanochat_pl.sandbox.process import require_sandbox
+
+        require_sandbox(self.unsafe_code)
 
     def evaluate(self, conversation: Conversation, completion: str) -> bool:
         from nanochat_pl.sandbox.judge import judge  # only who judges needs processes that can be locked
 
         prompt, entry_point = conversation["messages"][0]["content"], conversation["entry_point"]
         program = assemble(prompt, completion, entry_point)
-        return judge(program, conversation["test"], entry_point).passed
+        return judge(program, conversation["test"], entry_point, unsafe_code=self.unsafe_code).passed
 
     def _conversation(self, row: Row) -> Conversation:
         prompt = row.field("prompt", str)

@@ -15,16 +15,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from nanochat_pl.artifacts import artifact_config, load_artifact, weights_digest
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.evaluation.bits_per_byte import BitsPerByte
+from nanochat_pl.evaluation.exam import Chunk
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.optim.muon_adamw import MuonAdamW
 from nanochat_pl.optim.schedule import Schedule, apply_schedule
 from nanochat_pl.system.errors import BadInput
+from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.param_groups import param_groups
 from nanochat_pl.training.plan import Plan
 
@@ -94,6 +97,7 @@ class LanguageModel(LightningModule):
         self.gpt: GPT | None = None
         self.plan: Plan | None = None
         self.schedule: Schedule | None = None
+        self.examination: Examination | None = None
         self._start: Path | None = None
         self.start_digest: str | None = None
         self._step_targets: Tensor | None = None  # over all ranks, from a step's first batch to its end
@@ -187,6 +191,22 @@ class LanguageModel(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log bits per byte over all ranks."""
         self.log("val/bpb", self.bits_per_byte.compute(), rank_zero_only=True)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return this rank's share of the examination."""
+        return self.examination.loader(self.trainer.global_rank, self.trainer.world_size)
+
+    def on_test_start(self) -> None:
+        """Begin the examination."""
+        self.examination.begin(self.device)
+
+    def test_step(self, chunk: Chunk, batch_idx: int) -> None:
+        """Take the exam of a few items."""
+        self.examination.examine(chunk)
+
+    def on_test_end(self) -> None:
+        """Add up what all ranks scored."""
+        self.examination.conclude()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the one optimizer; its schedule is applied in `on_before_optimizer_step`."""

@@ -22,12 +22,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from nanochat_pl.artifacts import find_artifact, is_artifact
 from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
-from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for
+from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for, uses_gpu
 from nanochat_pl.system.parsing import Suggesting
 from nanochat_pl.system.paths import run_dir
 from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
+from nanochat_pl.training.callbacks.chat_metric import ChatMetric
+from nanochat_pl.training.callbacks.core_metric import CoreMetric
 from nanochat_pl.training.callbacks.exact_resume import ExactResume
 from nanochat_pl.training.callbacks.export import Export
 from nanochat_pl.training.callbacks.finite_guard import FiniteGuard
@@ -41,7 +43,13 @@ from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
 from nanochat_pl.training.plan import Plan, make_plan
 
-SECTIONS = {"checkpoint": StepCheckpoint, "bits_per_byte": ValidationBitsPerByte, "samples": Samples}
+SECTIONS = {
+    "checkpoint": StepCheckpoint,
+    "bits_per_byte": ValidationBitsPerByte,
+    "samples": Samples,
+    "core_metric": CoreMetric,
+    "chat_metric": ChatMetric,
+}
 ALWAYS_ON = (TokenBudget, FiniteGuard, ManualGC, ExactResume, Export)
 OWN_PACKAGES = ("nanochat_pl.", "lightning.pytorch.")
 
@@ -113,6 +121,8 @@ class StageCLI(LightningCLI):
         self.config.run = self.run
         self.run_dir = run_dir(self.run)
         choice = choose_precision(self.config.trainer.accelerator)
+        if self.verb == "test" and not uses_gpu(self.config.trainer.accelerator):
+            choice = choice._replace(precision="32-true", reason="without a GPU a test computes in fp32")
         self.precision_reason = choice.reason if self.config.trainer.precision is None else "as asked"
         self.precision = self.config.trainer.precision or choice.precision
         self.compile_default = choice.compile_default
@@ -165,7 +175,7 @@ class StageCLI(LightningCLI):
         if self.model.init_from is None:
             return
         own = self.run_dir / "artifact"
-        if self.verb in ("validate", "predict") and is_artifact(str(own)):
+        if self.verb in ("validate", "predict", "test") and is_artifact(str(own)):
             folder = own  # a finished run needs nothing else
         else:
             folder = find_artifact(self.model.init_from)

@@ -33,6 +33,12 @@ class RunTensorBoard(TensorBoardLogger):
         super().__init__(save_dir=run_dir, name="logs", version="")
 
     @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add a point to each curve; what is no number stands in the files only."""
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        super().log_metrics(numbers, step)
+
+    @rank_zero_only
     def log_sample(self, prompt: str, text: str, step: int) -> None:
         """Show a prompt and what the model made of it."""
         self.experiment.add_text(f"samples/{prompt}", prompt + text, step)
@@ -64,7 +70,7 @@ class MetricsFiles(_PlainLogger):
         self.folder = run_dir / "metrics"
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Append one line; the first part of a name chooses the file."""
         family = next(iter(metrics)).split("/")[0]
         self._append(FILES.get(family, "train.jsonl"), step, metrics)

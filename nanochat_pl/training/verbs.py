@@ -12,12 +12,12 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact
+from nanochat_pl.artifacts import WEIGHTS_SHA256, Artifact, is_artifact, load_artifact
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model.gpt import GPT
@@ -41,7 +41,7 @@ from nanochat_pl.training.loggers import Console, MetricsFiles
 
 def fit(args: list[str]) -> int:
     """Train the stage, or continue where a former start of the same run stopped."""
-    stage = _ready("fit", args)
+    stage = ready("fit", args)
     world_size = stage.trainer.num_devices * stage.trainer.num_nodes
     plan = stage.make_plan(world_size)
     stage.model.follow(plan)
@@ -50,16 +50,16 @@ def fit(args: list[str]) -> int:
         _start_over(stage.run_dir)
     receipt = _resume_point(stage)
     if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
-        _say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
-        _say("Add --fresh to start over; the old run is moved aside, not deleted.")
+        say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
+        say("Add --fresh to start over; the old run is moved aside, not deleted.")
         return 0
     if receipt and receipt.step > plan.steps:
         raise BadInput(
             f"the horizon is {plan.steps} steps, but {stage.run} is at step {receipt.step} already\n"
             "Give more steps to continue, or add --fresh to start over; the old run is moved aside, not deleted."
         )
-    _say(plan.table())
-    _say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
+    say(plan.table())
+    say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if rank_zero_only.rank == 0:
         stage.save_config()
     stage.trainer.loggers.append(Console(plan.steps))
@@ -91,7 +91,7 @@ def _lock(stage: StageCLI) -> IO[str] | None:
 def _train(stage: StageCLI, receipt: Receipt | None) -> int:
     """Run the Trainer and translate how it ended into an exit code."""
     if receipt:
-        _say(f"continuing {stage.run} from step {receipt.step}")
+        say(f"continuing {stage.run} from step {receipt.step}")
     try:
         stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=receipt and str(receipt.path))
     except SystemExit:
@@ -100,12 +100,12 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
         raise
     stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, StepCheckpoint)).stopped_by
     if stopped_by:
-        _say(
+        say(
             f"stopped by {signal.Signals(stopped_by).name} at step {stage.trainer.global_step}, state saved; run again"
         )
         # Lightning's launcher takes any other rank's non-zero exit for a crash and kills the rest.
         return signals.exit_code(stopped_by) if rank_zero_only.rank == 0 else 0
-    _say(
+    say(
         f"{stage.run} is finished: {stage.trainer.global_step} steps, artifact in {stage.run_dir / 'artifact'}"
     )
     return 0
@@ -113,8 +113,8 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
 
 def validate(args: list[str]) -> int:
     """Print bits per byte of the run's model and append it to `metrics/val.jsonl`."""
-    stage = _ready("validate", args)
-    step = _load_model(stage)
+    stage = ready("validate", args)
+    step = load_model(stage).step
     (metrics,) = stage.trainer.validate(stage.model, datamodule=stage.datamodule, verbose=False)
     if rank_zero_only.rank == 0:
         MetricsFiles(stage.run_dir).log_metrics({"val/bpb": metrics["val/bpb"]}, step=step)
@@ -124,8 +124,8 @@ def validate(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """Print each prompt with its continuation or answer and append it to `metrics/predictions.jsonl`."""
-    stage = _ready("predict", args)
-    step = _load_model(stage)
+    stage = ready("predict", args)
+    step = load_model(stage).step
     data = stage.datamodule
     engine = Engine(stage.model.gpt, data.tokenizer_on_disk, calculate if data.is_chat else None, rows=1)
     settings = SamplingSettings(temperature=0.0, max_new_tokens=stage.config.max_new_tokens)
@@ -168,16 +168,22 @@ def plan(args: list[str]) -> int:
     return 0
 
 
-def _ready(verb: str, args: list[str]) -> StageCLI:
-    """Build a stage and make sure its data and its tokenizer are here and fit the model."""
+def built(verb: str, args: list[str]) -> StageCLI:
+    """Build a stage and find what it starts from; nothing is read of its data."""
     _quieten()
     stage = StageCLI(verb, args)
-    data = stage.datamodule
-    data.config_path = str(stage.config.config[0])
+    stage.datamodule.config_path = str(stage.config.config[0])
     stage.find_start()
-    stage.model.gpt_config(data.sequence_len)
+    stage.model.gpt_config(stage.datamodule.sequence_len)
+    return stage
+
+
+def ready(verb: str, args: list[str]) -> StageCLI:
+    """Build a stage and make sure its data and its tokenizer are here and fit the model."""
+    stage = built(verb, args)
+    data = stage.datamodule
     for note in data.preflight():
-        _say(note)
+        say(note)
     require_same_vocabulary(stage.model, data.tokenizer_on_disk.vocab_size, str(data.tokenizer_folder))
     return stage
 
@@ -192,7 +198,7 @@ def _resume_point(stage: StageCLI) -> Receipt | None:
     """Return the checkpoint to continue from, None for a new run."""
     found = newest_valid(stage.run_dir / "checkpoints")
     for sentence in found.rejected:
-        _say(f"warning: {sentence}; using an older checkpoint")
+        say(f"warning: {sentence}; using an older checkpoint")
     if found.receipt:
         refuse_other_start(found.receipt, stage.model.start_digest)
         refuse_other_model(found.receipt, stage.model.gpt_config(stage.datamodule.sequence_len).to_dict())
@@ -207,17 +213,33 @@ def _resume_point(stage: StageCLI) -> Receipt | None:
 def _start_over(folder: Path) -> None:
     """Move an old run's folder aside; only the first process of a launch does."""
     if rank_zero_only.rank == 0 and folder.exists():
-        _say(f"the old run is now {move_aside(folder)}")
+        say(f"the old run is now {move_aside(folder)}")
 
 
-def _load_model(stage: StageCLI) -> int:
-    """Give the stage its trained weights: the artifact's, or a newer checkpoint's. Return their step."""
+class Loaded(NamedTuple):
+    """Weights a stage was given.
+
+    Attributes:
+        step: optimizer steps they have seen.
+        digest: sha256 (hex) of the file they came from.
+    """
+
+    step: int
+    digest: str
+
+
+def load_model(stage: StageCLI) -> Loaded:
+    """Give the stage its trained weights: the artifact's, or a newer checkpoint's.
+
+    Raises:
+        Failure: there are none, or they are damaged.
+    """
     artifact = _artifact_of(stage.run_dir)
     newest = next(iter(receipts(stage.run_dir / "checkpoints")), None)
     if artifact and (newest is None or newest.step <= artifact.provenance["step"]):
         _require_same_tokenizer(stage, artifact)
         stage.model.gpt = artifact.gpt
-        return artifact.provenance["step"]
+        return Loaded(artifact.provenance["step"], artifact.provenance[WEIGHTS_SHA256])
     if newest is None:
         raise Failure(
             f"{stage.run_dir}: no trained model here\n"
@@ -226,7 +248,7 @@ def _load_model(stage: StageCLI) -> int:
     return _load_checkpoint(stage)
 
 
-def _load_checkpoint(stage: StageCLI) -> int:
+def _load_checkpoint(stage: StageCLI) -> Loaded:
     receipt = _resume_point(stage)
     if receipt is None:
         raise Failure(f"{stage.run_dir / 'checkpoints'}: no checkpoint is intact")
@@ -234,7 +256,7 @@ def _load_checkpoint(stage: StageCLI) -> int:
     gpt = GPT.materialized(stage.model.gpt_config(stage.datamodule.sequence_len), device="cpu")
     gpt.load_state_dict({name.removeprefix("gpt."): value for name, value in weights.items()})
     stage.model.gpt = gpt.eval()
-    return receipt.step
+    return Loaded(receipt.step, receipt.sha256)
 
 
 def _artifact_of(run: Path) -> Artifact | None:
@@ -268,7 +290,7 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Tell the person watching, once: on stderr, from rank 0."""
     if rank_zero_only.rank == 0:
         print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""What the model scores in chat tasks, while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nanochat_pl.evaluation.chat_tasks import CHATCORE_TASKS, Answering, ChatExam, chat_exam, chat_task
+from nanochat_pl.evaluation.results import chat_metrics
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.model.gpt import GPT
+from nanochat_pl.sandbox.calculator import calculate
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.tokenizer.encoding import Tokenizer
+from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+from nanochat_pl.training.examination import taken_now
+
+QUICK = ("ARC-Easy", "MMLU")  # one row of the network a question
+
+
+class ChatMetric(Callback):
+    """Log `chat/<task>` every so many steps and after the last; its settings are those of the verb `test` too.
+
+    Args:
+        every_n_steps: optimizer steps between evaluations; 0 or -1 is off.
+        tasks: what `test` asks; null means the six of ChatCORE.
+        training_tasks: what is asked while training; answers in writing take longer than letters.
+        max_problems: items of each task asked while training; `test` asks all.
+        max_new_tokens: length of a written answer.
+        rows: answers written at once on one device.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 0,
+        tasks: Sequence[str] | None = None,
+        training_tasks: Sequence[str] = QUICK,
+        max_problems: int = 1024,
+        max_new_tokens: int = 512,
+        rows: int = 32,
+    ) -> None:
+        self.every_n_steps, self.max_problems, self.rows = every_n_steps, max_problems, rows
+        self.tasks = tuple(CHATCORE_TASKS if tasks is None else tasks)
+        self.training_tasks = tuple(training_tasks)
+        for key, names in (("tasks", self.tasks), ("training_tasks", self.training_tasks)):
+            if not names:
+                raise BadInput(f"chat_metric.{key} is empty; name a task, or leave the key out")
+        self.answering = Answering(max_new_tokens=max_new_tokens)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the tasks, so that a missing one is known before the first step."""
+        if self.every_n_steps > 0:
+            self._exams = self._opened(pl_module.gpt, trainer.datamodule.tokenizer_on_disk)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Examine at the interval."""
+        if ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps):
+            pl_module.eval()
+            with torch.no_grad():
+                scores = taken_now(self._exams, trainer.global_rank, trainer.world_size, pl_module.device)
+            pl_module.train()
+            for logger in trainer.loggers:
+                logger.log_metrics(chat_metrics(scores), step=trainer.global_step)
+
+    def _opened(self, gpt: GPT, tokenizer: Tokenizer) -> list[ChatExam]:
+        engine = Engine(gpt, tokenizer, calculate, rows=self.rows)
+        return [
+            chat_exam(name, chat_task(name), engine, max_problems=self.max_problems, answering=self.answering)
+            for name in self.training_tasks
+        ]

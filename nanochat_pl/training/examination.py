@@ -1,0 +1,89 @@
+"""Exams under Lightning: chunks dealt to ranks, marked in `test_step`, added up over ranks, kept on disk.
+
+    exams ── chunks not done ──► dealt to ranks ──► examine ──► RecordFiles
+                                                        └─────► ExamScores ──► all ranks ──► Score per exam
+
+Every chunk goes to exactly one rank; nothing is repeated to make the ranks' shares equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from nanochat_pl.evaluation.exam import Chunk, Exam, Score, chunks_of
+from nanochat_pl.evaluation.exam_scores import ExamScores, take
+from nanochat_pl.evaluation.record_files import RecordFiles
+from nanochat_pl.system.errors import Failure
+
+
+class Examination:
+    """Exams that are to be taken, and what is done of them.
+
+    Args:
+        exams: what is to be taken.
+        files: where records are kept.
+    """
+
+    def __init__(self, exams: Sequence[Exam], files: RecordFiles) -> None:
+        self.exams, self.files = list(exams), files
+        self._done = [files.read(exam) for exam in exams]
+        self.rank, self._totals = 0, ExamScores(exams)
+        self.scores: list[Score] = []
+        self.cropped: dict[str, int] = {}
+
+    @property
+    def done(self) -> int:
+        """Items that had a record at the beginning."""
+        return sum(map(len, self._done))
+
+    def loader(self, rank: int, world_size: int) -> DataLoader:
+        """Return the chunks of one rank."""
+        self.rank = rank
+        chunks = chunks_of(self.exams, self._done)
+        return DataLoader(chunks[rank::world_size], batch_size=None, generator=torch.Generator())
+
+    def begin(self, device: torch.device) -> None:
+        """Count on `device`, beginning with what was done before and will not be repeated."""
+        self._totals = ExamScores(self.exams).to(device)
+        repeated = set(chunks_of(self.exams, self._done))
+        if self.rank == 0:
+            for chunk in chunks_of(self.exams):
+                if chunk not in repeated:
+                    self._totals.update(
+                        chunk.exam, [self._done[chunk.exam][index] for index in chunk.indices]
+                    )
+
+    def examine(self, chunk: Chunk) -> None:
+        """Let the model take a chunk; keep its records."""
+        exam = self.exams[chunk.exam]
+        records = exam.examine(chunk.indices)
+        self.files.append(exam, records, self.rank)
+        self._totals.update(chunk.exam, records)
+
+    def conclude(self) -> None:
+        """Add up over all ranks; rank 0 writes the records in order.
+
+        Raises:
+            Failure: records and sums disagree.
+        """
+        self.scores = self._totals.scores()
+        if self.rank == 0:
+            for exam, score in zip(self.exams, self.scores, strict=True):
+                records = self.files.finish(exam)
+                self.cropped[exam.name] = sum(record.cropped > 0 for record in records)
+                n = len(records)
+                if not n == score.n == len(exam):
+                    raise Failure(
+                        f"{exam.name}: {len(exam)} items, {score.n} scores and {n} records do not agree\n"
+                        f"Another test may have written to {self.files.folder}; run the command again with --fresh."
+                    )
+
+
+def taken_now(exams: Sequence[Exam], rank: int, world_size: int, device: torch.device) -> list[Score]:
+    """Let the model as it is take exams, shared out over ranks; return the scores over all ranks."""
+    totals = ExamScores(exams).to(device)
+    take(exams, chunks_of(exams)[rank::world_size], totals)
+    return totals.scores()

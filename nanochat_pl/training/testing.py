@@ -1,0 +1,212 @@
+"""The verb `test`: a stage's whole evaluation, from the same YAML that trained it.
+
+    base            bits per byte of training and validation rows, samples, CORE
+    mid, sft, rl    every chat task, and ChatCORE
+
+Items are shared out over ranks and kept one by one, so a test that was killed continues with the same command, and
+two runs can be compared item by item. What a part needs and is not here is said, and costs no other part its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from nanochat_pl.evaluation.chat_tasks import CHAT_TASKS, Answering, chat_exam, chat_task
+from nanochat_pl.evaluation.core_bundle import read_bundle
+from nanochat_pl.evaluation.core_metric import core_exams, core_metric
+from nanochat_pl.evaluation.exam import Exam, Score
+from nanochat_pl.evaluation.likelihood import GPTScorer
+from nanochat_pl.evaluation.record_files import RecordFiles
+from nanochat_pl.evaluation.results import chat_metrics, chat_summary, core_metrics, core_summary, score_table
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.sampling import SamplingSettings
+from nanochat_pl.sandbox.calculator import calculate
+from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.files import hold_lock
+from nanochat_pl.tasks.base import require_choice
+from nanochat_pl.training.examination import Examination
+from nanochat_pl.training.lightning_cli import StageCLI
+from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
+from nanochat_pl.training.verbs import Loaded, built, load_model, say
+
+BITS_PER_BYTE, SAMPLES = "bits_per_byte", "samples"
+
+
+def test(args: list[str]) -> int:
+    """Measure a stage's model and print what it scores; 1 where something it takes is missing."""
+    stage = built("test", args)
+    lock = _lock(stage)  # held until the test ends
+    loaded = load_model(stage)
+    say(f"{stage.run} step {loaded.step}; precision {stage.precision}: {stage.precision_reason}")
+    missing = (_test_chat if stage.datamodule.is_chat else _test_base)(stage, loaded)
+    for sentence in missing:
+        say(f"missing: {sentence}")
+    if lock:
+        lock.close()
+    return 1 if missing else 0
+
+
+def _lock(stage: StageCLI) -> IO[str] | None:
+    """Keep a second test of the same run out; training may go on."""
+    if rank_zero_only.rank != 0:
+        return None
+    return hold_lock(stage.run_dir.with_name(f".{stage.run}.test.lock"))
+
+
+def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
+    """Ask every chat task; return what is missing."""
+    config, metric = stage.config, stage.config_init.chat_metric
+    answering = metric.answering._replace(
+        samples=config.num_samples,
+        pass_at=config.pass_at or config.num_samples,
+        temperature=config.temperature,
+        top_k=config.top_k,
+    )
+    answering.require_sense()
+    engine = Engine(stage.model.gpt, stage.datamodule.tokenizer_on_disk, calculate, rows=metric.rows)
+    exams, missing = [], []
+    for name in _asked(config.tasks, metric.tasks, tuple(CHAT_TASKS)):
+        task = chat_task(name)
+        if hasattr(task, "unsafe_code"):
+            task.unsafe_code = config.unsafe_code
+        try:
+            exams.append(chat_exam(name, task, engine, max_problems=config.max_problems, answering=answering))
+        except Failure as failure:
+            missing.append(f"{name}: {_first_lines(failure)}")
+    scores = _taken(stage, loaded, exams)
+    _publish(stage, loaded, chat_metrics(scores), chat_summary(scores))
+    return missing
+
+
+def _test_base(stage: StageCLI, loaded: Loaded) -> list[str]:
+    """Measure bits per byte, draw samples, take CORE; return what is missing."""
+    labels = _core_labels(stage)
+    asked = _asked(stage.config.tasks, (BITS_PER_BYTE, SAMPLES, *labels), (BITS_PER_BYTE, SAMPLES, *labels))
+    missing = []
+    for name, part in ((BITS_PER_BYTE, _bits_per_byte), (SAMPLES, _samples)):
+        if name in asked:
+            missing += _attempted(name, part, stage, loaded)
+    wanted = [name for name in asked if name in labels]
+    if wanted or not labels:
+        missing += _attempted("CORE", _core, stage, loaded, wanted)
+    return missing
+
+
+def _attempted(name: str, part: Callable[..., list[str]], *arguments: Any) -> list[str]:
+    """Do a part; return what it lacks."""
+    try:
+        return part(*arguments)
+    except Failure as failure:
+        return [f"{name}: {_first_lines(failure)}"]
+
+
+def _bits_per_byte(stage: StageCLI, loaded: Loaded) -> list[str]:
+    """Measure bits per byte of both splits, over equally many tokens."""
+    data, values = stage.datamodule, {}
+    for note in data.preflight():
+        say(note)
+    for split in ("train", "val"):
+        data.eval_split = split
+        (metrics,) = stage.trainer.validate(stage.model, datamodule=data, verbose=False)
+        values[f"{split}/bpb"] = metrics["val/bpb"]
+    data.eval_split = "val"
+    values = {"val/bpb": values["val/bpb"], "train/bpb": values["train/bpb"]}
+    text = f"bits per byte: {values['train/bpb']:.4f} training rows, {values['val/bpb']:.4f} validation rows"
+    _publish(stage, loaded, values, text)
+    return []
+
+
+def _samples(stage: StageCLI, loaded: Loaded) -> list[str]:
+    """Continue the stage's prompts."""
+    samples, data = stage.config_init.samples, stage.datamodule
+    engine = Engine(stage.model.gpt, data.tokenizer_on_disk, rows=len(samples.prompts) or 1)
+    settings = SamplingSettings(temperature=0.0, max_new_tokens=samples.max_new_tokens)
+    completions = engine.generate([data.prompt_ids(prompt) for prompt in samples.prompts], settings)
+    if rank_zero_only.rank == 0:
+        print("samples:")
+        for prompt, completion in zip(samples.prompts, completions, strict=True):
+            print(f"  {prompt}|{completion.text}")
+            for logger in _loggers(stage):
+                logger.log_sample(prompt, completion.text, step=loaded.step)
+    return []
+
+
+def _core_labels(stage: StageCLI) -> tuple[str, ...]:
+    """Return the names of CORE's tasks, none where the bundle is not here."""
+    try:
+        return tuple(read_bundle(stage.config_init.core_metric.folder).labels)
+    except Failure:
+        return ()
+
+
+def _core(stage: StageCLI, loaded: Loaded, labels: Sequence[str]) -> list[str]:
+    """Take CORE, or some of its tasks."""
+    bundle = read_bundle(stage.config_init.core_metric.folder)
+    scorer = GPTScorer(stage.model.gpt, stage.datamodule.tokenizer_on_disk)
+    exams = core_exams(
+        scorer,
+        bundle,
+        max_problems=stage.config.max_problems,
+        reference_shots=stage.config.reference_shots,
+    )
+    scores = _taken(stage, loaded, [exam for exam in exams if exam.name.removeprefix("core/") in labels])
+    if not scores:
+        return [f"{missing.label}: {missing.reason}" for missing in bundle.missing]
+    result = core_metric(scores, bundle)
+    _publish(stage, loaded, core_metrics(scores, result), core_summary(result))
+    return [f"{missing.label}: {missing.reason}" for missing in bundle.missing]
+
+
+def _taken(stage: StageCLI, loaded: Loaded, exams: Sequence[Exam]) -> list[Score]:
+    """Let the model take exams, on all ranks; print a line for each."""
+    if not exams:
+        return []
+    subject = {
+        "weights": loaded.digest,
+        "tokenizer": stage.datamodule.tokenizer_on_disk.fingerprint,
+        "precision": str(stage.precision),
+    }
+    files = RecordFiles(stage.run_dir / "metrics" / "items", subject)
+    if stage.config.fresh and rank_zero_only.rank == 0:
+        for exam in exams:
+            files.forget(exam)
+    examination = stage.model.examination = Examination(exams, files)
+    total = sum(map(len, exams))
+    if examination.done:
+        say(f"continuing: {examination.done:,} of {total:,} items have been examined")
+    stage.trainer.test(stage.model, verbose=False)
+    if rank_zero_only.rank == 0:
+        print(score_table(examination.scores, examination.cropped))
+    return examination.scores
+
+
+def _asked(option: str | None, usual: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the tasks to ask: those of `--tasks`, else the usual ones."""
+    if option is None:
+        return list(usual)
+    names = [name.strip() for name in option.split(",") if name.strip()]
+    if not names:
+        raise BadInput(f"--tasks {option!r} names no task; there is {', '.join(known)}")
+    for name in names:
+        require_choice("--tasks", name, known)
+    return list(dict.fromkeys(names))
+
+
+def _publish(stage: StageCLI, loaded: Loaded, metrics: Mapping[str, Any], text: str) -> None:
+    """Print a result and append it to the run's metrics."""
+    if rank_zero_only.rank == 0 and metrics:
+        print(text, flush=True)
+        for logger in _loggers(stage):
+            logger.log_metrics(dict(metrics), step=loaded.step)
+
+
+def _loggers(stage: StageCLI) -> list[MetricsFiles | RunTensorBoard]:
+    return [MetricsFiles(stage.run_dir), RunTensorBoard(stage.run_dir)]
+
+
+def _first_lines(failure: Failure) -> str:
+    """Return an error in one line."""
+    return "; ".join(str(failure).splitlines()[:2])
