@@ -25,6 +25,7 @@ class ItemRecord(NamedTuple):
         prediction: the model's answer, as JSON can hold it.
         gold: the right one.
         score: 0 to 1.
+        cropped: prompts of it that lost their beginning because they were longer than the model's context.
     """
 
     index: int
@@ -32,6 +33,7 @@ class ItemRecord(NamedTuple):
     prediction: Any
     gold: Any
     score: float
+    cropped: int = 0
 
 
 class Exam(ABC):
