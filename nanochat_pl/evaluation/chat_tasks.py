@@ -117,12 +117,12 @@ class ChatExam(Exam):
     def _prompt(self, conversation: Conversation, room: int) -> Prompt:
         """Return what the model reads before it answers, of at most `room` ids."""
         ids = render_for_completion(self.engine.tokenizer, conversation)
-        cropped = max(0, len(ids) - room)
-        return Prompt(ids[:1] + ids[1 + cropped :], cropped)
+        surplus = max(0, len(ids) - room)
+        return Prompt(ids[:1] + ids[1 + surplus :], int(surplus > 0))
 
 
 class Prompt(NamedTuple):
-    """Ids of a prompt, and how many were taken out behind BOS to make it fit."""
+    """Ids of a prompt, and 1 if some were taken out behind BOS to make it fit."""
 
     ids: list[int]
     cropped: int

@@ -25,7 +25,7 @@ class ItemRecord(NamedTuple):
         prediction: the model's answer, as JSON can hold it.
         gold: the right one.
         score: 0 to 1.
-        cropped: tokens of the prompt that were left out because the context is too short.
+        cropped: prompts of it that lost their beginning because they were longer than the model's context.
     """
 
     index: int

@@ -91,11 +91,7 @@ class Engine:
     ) -> None:
         _require_positive("rows", rows)
         _require_positive("prefill_chunk", prefill_chunk)
-        if gpt.config.vocab_size < tokenizer.vocab_size:
-            raise BadInput(
-                f"the model knows {gpt.config.vocab_size} ids but the tokenizer has {tokenizer.vocab_size}; "
-                "give the tokenizer the model was trained with"
-            )
+        require_known_ids(gpt, tokenizer)
         self.gpt, self.tokenizer, self.calculate = gpt, tokenizer, calculate
         self.rows, self.prefill_chunk, self.dtype = rows, prefill_chunk, dtype
         self._control = ControlIds.of(tokenizer)
@@ -221,6 +217,19 @@ class Engine:
         never[[self._control.output_start, self._control.output_end]] = True
         never[self.tokenizer.vocab_size :] = True
         return never.to(self.gpt.wte.weight.device)
+
+
+def require_known_ids(gpt: GPT, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with ids the model does not know.
+
+    Raises:
+        BadInput: it has some.
+    """
+    if gpt.config.vocab_size < tokenizer.vocab_size:
+        raise BadInput(
+            f"the model knows {gpt.config.vocab_size} ids but the tokenizer has {tokenizer.vocab_size}; "
+            "give the tokenizer the model was trained with"
+        )
 
 
 def _in_dtype(gpt: GPT, dtype: torch.dtype) -> GPT:

@@ -36,3 +36,8 @@ def tokenizer_dir(name: str) -> Path:
 def run_dir(run: str) -> Path:
     """Return the folder of a run: its configuration, plan, checkpoints, logs, metrics and artifact."""
     return base_dir() / "runs" / run
+
+
+def cache_dir(name: str) -> Path:
+    """Return a folder of things that can be computed again; it may be removed at any time."""
+    return base_dir() / "cache" / name
