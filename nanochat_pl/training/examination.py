@@ -25,14 +25,27 @@ class Examination:
     Args:
         exams: what is to be taken.
         files: where records are kept.
+        rank: of this process; rank 0 counts what was done before.
+
+    Attributes:
+        chunks: what is left to do, for all ranks together.
+        scores: of the exams, on rank 0 after `conclude`.
+        cropped: prompts of each exam that did not fit the context, by its name, on rank 0 after `conclude`.
     """
 
-    def __init__(self, exams: Sequence[Exam], files: RecordFiles) -> None:
-        self.exams, self.files = list(exams), files
+    def __init__(self, exams: Sequence[Exam], files: RecordFiles, rank: int = 0) -> None:
+        self.exams, self.files, self.rank = list(exams), files, rank
         self._done = [files.read(exam) for exam in exams]
-        self.rank, self._totals = 0, ExamScores(exams)
+        self.chunks = chunks_of(self.exams, self._done)
+        self._totals = ExamScores(self.exams)
         self.scores: list[Score] = []
         self.cropped: dict[str, int] = {}
+        if rank == 0:
+            self._count_what_is_done()
+
+    def _count_what_is_done(self) -> None:
+        for exam, indices in set(chunks_of(self.exams)) - set(self.chunks):
+            self._totals.update(exam, [self._done[exam][index] for index in indices])
 
     @property
     def done(self) -> int:
@@ -41,20 +54,7 @@ class Examination:
 
     def loader(self, rank: int, world_size: int) -> DataLoader:
         """Return the chunks of one rank."""
-        self.rank = rank
-        chunks = chunks_of(self.exams, self._done)
-        return DataLoader(chunks[rank::world_size], batch_size=None, generator=torch.Generator())
-
-    def begin(self, device: torch.device) -> None:
-        """Count on `device`, beginning with what was done before and will not be repeated."""
-        self._totals = ExamScores(self.exams).to(device)
-        repeated = set(chunks_of(self.exams, self._done))
-        if self.rank == 0:
-            for chunk in chunks_of(self.exams):
-                if chunk not in repeated:
-                    self._totals.update(
-                        chunk.exam, [self._done[chunk.exam][index] for index in chunk.indices]
-                    )
+        return DataLoader(self.chunks[rank::world_size], batch_size=None, generator=torch.Generator())
 
     def examine(self, chunk: Chunk) -> None:
         """Let the model take a chunk; keep its records."""
@@ -63,23 +63,27 @@ class Examination:
         self.files.append(exam, records, self.rank)
         self._totals.update(chunk.exam, records)
 
-    def conclude(self) -> None:
-        """Add up over all ranks; rank 0 writes the records in order.
+    def conclude(self, device: torch.device) -> None:
+        """Add up over all ranks, on `device`; rank 0 writes the records in order.
 
         Raises:
             Failure: records and sums disagree.
         """
-        self.scores = self._totals.scores()
+        self._totals.to(device).compute()
         if self.rank == 0:
+            self.scores = self._totals.scores()
             for exam, score in zip(self.exams, self.scores, strict=True):
-                records = self.files.finish(exam)
-                self.cropped[exam.name] = sum(record.cropped > 0 for record in records)
-                n = len(records)
-                if not n == score.n == len(exam):
-                    raise Failure(
-                        f"{exam.name}: {len(exam)} items, {score.n} scores and {n} records do not agree\n"
-                        f"Another test may have written to {self.files.folder}; run the command again with --fresh."
-                    )
+                self._finish(exam, score)
+
+    def _finish(self, exam: Exam, score: Score) -> None:
+        """Write an exam's records, one of each item."""
+        records = self.files.finish(exam)
+        self.cropped[exam.name] = sum(record.cropped > 0 for record in records)
+        if not len(records) == score.n == len(exam):
+            raise Failure(
+                f"{exam.name}: {len(exam)} items, {score.n} scores and {len(records)} records do not agree\n"
+                f"Another test may have written to {self.files.folder}; run the command again with --fresh."
+            )
 
 
 def taken_now(exams: Sequence[Exam], rank: int, world_size: int, device: torch.device) -> list[Score]:

@@ -196,17 +196,9 @@ class LanguageModel(LightningModule):
         """Return this rank's share of the examination."""
         return self.examination.loader(self.trainer.global_rank, self.trainer.world_size)
 
-    def on_test_start(self) -> None:
-        """Begin the examination."""
-        self.examination.begin(self.device)
-
     def test_step(self, chunk: Chunk, batch_idx: int) -> None:
         """Take the exam of a few items."""
         self.examination.examine(chunk)
-
-    def on_test_end(self) -> None:
-        """Add up what all ranks scored."""
-        self.examination.conclude()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the one optimizer; its schedule is applied in `on_before_optimizer_step`."""

@@ -10,10 +10,12 @@ two runs can be compared item by item. What a part needs and is not here is said
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from nanochat_pl.artifacts import is_artifact
 from nanochat_pl.evaluation.chat_tasks import CHAT_TASKS, Answering, chat_exam, chat_task
 from nanochat_pl.evaluation.core_bundle import read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
@@ -27,6 +29,7 @@ from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import hold_lock
 from nanochat_pl.tasks.base import require_choice
+from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
@@ -38,21 +41,28 @@ BITS_PER_BYTE, SAMPLES = "bits_per_byte", "samples"
 def test(args: list[str]) -> int:
     """Measure a stage's model and print what it scores; 1 where something it takes is missing."""
     stage = built("test", args)
-    lock = _lock(stage)  # held until the test ends
+    _find_tokenizer(stage)
     loaded = load_model(stage)
     say(f"{stage.run} step {loaded.step}; precision {stage.precision}: {stage.precision_reason}")
-    missing = (_test_chat if stage.datamodule.is_chat else _test_base)(stage, loaded)
+    with _lock(stage):
+        missing = (_test_chat if stage.datamodule.is_chat else _test_base)(stage, loaded)
     for sentence in missing:
         say(f"missing: {sentence}")
-    if lock:
-        lock.close()
     return 1 if missing else 0
 
 
-def _lock(stage: StageCLI) -> IO[str] | None:
-    """Keep a second test of the same run out; training may go on."""
+def _find_tokenizer(stage: StageCLI) -> None:
+    """Take the tokenizer of the run's own artifact, unless another is named."""
+    data, own = stage.datamodule, stage.run_dir / "artifact"
+    if data.tokenizer is None and is_artifact(str(own)):
+        data.tokenizer = str(own)
+    data.tokenizer_on_disk = Tokenizer.load(data.tokenizer_folder)
+
+
+def _lock(stage: StageCLI) -> AbstractContextManager:
+    """Keep a second test of the same run out; training may go on, and the other ranks do not ask."""
     if rank_zero_only.rank != 0:
-        return None
+        return nullcontext()
     return hold_lock(stage.run_dir.with_name(f".{stage.run}.test.lock"))
 
 
@@ -128,7 +138,7 @@ def _samples(stage: StageCLI, loaded: Loaded) -> list[str]:
     if rank_zero_only.rank == 0:
         print("samples:")
         for prompt, completion in zip(samples.prompts, completions, strict=True):
-            print(f"  {prompt}|{completion.text}")
+            print(f"  {prompt}|{' '.join(completion.text.split())}")
             for logger in _loggers(stage):
                 logger.log_sample(prompt, completion.text, step=loaded.step)
     return []
@@ -153,10 +163,9 @@ def _core(stage: StageCLI, loaded: Loaded, labels: Sequence[str]) -> list[str]:
         reference_shots=stage.config.reference_shots,
     )
     scores = _taken(stage, loaded, [exam for exam in exams if exam.name.removeprefix("core/") in labels])
-    if not scores:
-        return [f"{missing.label}: {missing.reason}" for missing in bundle.missing]
-    result = core_metric(scores, bundle)
-    _publish(stage, loaded, core_metrics(scores, result), core_summary(result))
+    if scores:
+        result = core_metric(scores, bundle)
+        _publish(stage, loaded, core_metrics(scores, result), core_summary(result))
     return [f"{missing.label}: {missing.reason}" for missing in bundle.missing]
 
 
@@ -173,11 +182,13 @@ def _taken(stage: StageCLI, loaded: Loaded, exams: Sequence[Exam]) -> list[Score
     if stage.config.fresh and rank_zero_only.rank == 0:
         for exam in exams:
             files.forget(exam)
-    examination = stage.model.examination = Examination(exams, files)
+    examination = stage.model.examination = Examination(exams, files, rank_zero_only.rank)
     total = sum(map(len, exams))
     if examination.done:
         say(f"continuing: {examination.done:,} of {total:,} items have been examined")
-    stage.trainer.test(stage.model, verbose=False)
+    if examination.chunks:
+        stage.trainer.test(stage.model, verbose=False)
+    examination.conclude(stage.trainer.strategy.root_device)
     if rank_zero_only.rank == 0:
         print(score_table(examination.scores, examination.cropped))
     return examination.scores

@@ -24,7 +24,8 @@ class ValidationBitsPerByte(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data how much to read; the `validate` verb reads the same rows."""
-        trainer.datamodule.eval_tokens = self.tokens
+        if stage in ("fit", "validate"):
+            trainer.datamodule.eval_tokens = self.tokens
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the untrained model."""

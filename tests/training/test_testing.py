@@ -1,0 +1,132 @@
+"""The verb `test`: every item once on one process and on two, killed and continued, and what is missing said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from tiny_stage import TinyStage
+
+import cli
+from nanochat_pl.evaluation.exam import Score
+from nanochat_pl.evaluation.results import chat_metrics, score_table
+
+WORLD = ["--tasks", "world,world-sums", "--chat_metric.rows", "2", "--chat_metric.max_new_tokens", "8"]
+TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+@pytest.fixture(scope="module")
+def chat(world_base) -> TinyStage:
+    """A chat stage, finished after two steps; its answers are noise, which is as hard to repeat as sense."""
+    from training.test_chat_stage import TinyChatStage
+
+    stage = TinyChatStage(world_base, steps=2)
+    stage.fit(run="tested")
+    return stage
+
+
+def items(stage: TinyStage, run: str, task: str) -> list[dict]:
+    """Return the records of a task."""
+    path = stage.folder(run) / "metrics" / "items" / f"{task}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tested(chat) -> dict[str, list[dict]]:
+    """The records of a test that nobody stopped, on one process."""
+    done = chat.finish("test", *WORLD, "--max_problems", "30", run="tested")
+    assert done.returncode == 0, done.stderr
+    assert "ChatCORE needs all of its tasks" in done.stdout
+    line = json.loads((chat.folder("tested") / "metrics" / "chat.jsonl").read_text().splitlines()[-1])
+    assert (line["step"], line["chat/world_n"], line["chat/world-sums_n"]) == (2, 30, 30)
+    assert "chat/metric" not in line
+    return {task: items(chat, "tested", task) for task in ("world", "world-sums")}
+
+
+def test_every_item_has_one_record_in_order(tested):
+    for records in tested.values():
+        assert [record["index"] for record in records] == list(range(30))
+        assert len({record["prompt"] for record in records}) > 20
+
+
+def test_two_processes_make_the_same_records(chat, tested):
+    done = chat.finish("test", *WORLD, "--max_problems", "30", "--fresh", *TWO_RANKS, run="tested")
+    assert done.returncode == 0, done.stderr
+    assert len(list((chat.folder("tested") / "metrics/items/.progress").glob("world.*.jsonl"))) == 2
+    assert {task: items(chat, "tested", task) for task in tested} == tested
+
+
+def test_a_killed_test_continues_with_what_is_left_and_ends_the_same(chat, tested):
+    table = chat.finish("test", *WORLD, "--max_problems", "30", run="tested").stdout
+    process = chat.start("test", *WORLD, "--max_problems", "30", "--fresh", run="tested")
+    progress = chat.folder("tested") / "metrics" / "items" / ".progress"
+    deadline = time.monotonic() + 120
+    while not lines_in(progress, "world.*") or lines_in(progress, "world-sums.*") >= 30:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = lines_in(progress, "*")
+    assert 0 < before < 60
+    done = chat.finish("test", *WORLD, "--max_problems", "30", run="tested")
+    assert done.returncode == 0, done.stderr
+    assert "items have been examined" in done.stderr
+    assert done.stdout == table
+    assert {task: items(chat, "tested", task) for task in tested} == tested
+
+
+def lines_in(folder, pattern: str) -> int:
+    """Return how many records are there."""
+    return sum(path.read_text().count("\n") for path in folder.glob(f"{pattern}.jsonl"))
+
+
+def test_a_missing_task_is_named_and_the_others_are_asked(chat, tested):
+    done = chat.finish("test", "--tasks", "GSM8K,world", *WORLD[2:], "--max_problems", "8", run="tested")
+    assert done.returncode == 1
+    assert "missing: GSM8K" in done.stderr
+    assert "data fetch" in done.stderr
+    assert "world" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tasks", "MMLUU"], "MMLU"),
+        (["--tasks", ","], "names no task"),
+        (["--tasks", "world", "--max_problems", "0"], "max_problems=0"),
+        (["--tasks", "world", "--num_samples", "2"], "temperature 0"),
+        (["--maxproblems", "3"], "--max_problems"),
+    ],
+)
+def test_bad_input_is_refused_in_three_lines(chat, monkeypatch, capsys, options, message):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(chat.base))
+    assert cli.main(["test", "--config", str(chat.config), "--run", "tested", *options]) == 2
+    err = capsys.readouterr().err
+    complaint = err[err.index("error:") :]
+    assert message in complaint
+    assert len(complaint.splitlines()) <= 3
+
+
+def test_a_run_without_a_model_says_how_to_train_one(chat, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(chat.base))
+    assert cli.main(["test", "--config", str(chat.config), "--run", "nobody", "--tasks", "world"]) == 1
+    assert "Train it first" in capsys.readouterr().err
+
+
+def test_chatcore_stands_in_the_metrics_with_its_version_and_tasks():
+    names = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")
+    metrics = chat_metrics([Score(f"chat/{name}", 0.5, 0.1, 100) for name in names])
+    assert metrics["chat/metric"] == 0.5
+    assert metrics["chat/metric_version"] == "six-tasks"
+    assert metrics["chat/metric_tasks"] == list(names)
+    assert metrics["chat/MMLU_se"] == 0.1
+
+
+def test_the_table_says_how_many_prompts_did_not_fit():
+    table = score_table([Score("chat/MMLU", 0.25, 0.01, 1000, 0.25)], {"chat/MMLU": 3})
+    assert table.splitlines()[1].split() == [
+        *"MMLU 25.00% 1.00% 25.0% 0.0000 1,000 3 prompts cropped".split()
+    ]
