@@ -35,6 +35,8 @@ SECTIONS = (
     Configured("checkpoint", "training/callbacks/step_checkpoint.py", "StepCheckpoint"),
     Configured("bits_per_byte", "training/callbacks/bits_per_byte.py", "ValidationBitsPerByte"),
     Configured("samples", "training/callbacks/samples.py", "Samples"),
+    Configured("core_metric", "training/callbacks/core_metric.py", "CoreMetric"),
+    Configured("chat_metric", "training/callbacks/chat_metric.py", "ChatMetric"),
 )
 TRAINER = {
     "devices": "how many devices of this machine; auto means all",
