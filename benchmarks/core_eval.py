@@ -1,14 +1,15 @@
 """CORE against nanochat's evaluator: the same network, tokenizer, items and shots; the answers of both are compared.
 
     python benchmarks/core_eval.py --peer-path NANOCHAT_CLONE --bundle DIR --tokenizer DIR [--depth 4] [--problems 4]
-                                   [--pairs 3] [--tasks a,b] [--full_shots]
+                                   [--pairs 2] [--tasks a,b] [--reference_shots]
     python benchmarks/core_eval.py --peer-path NANOCHAT_CLONE --bundle DIR --artifact DIR --problems 300 --pairs 1
 
 nanochat's `evaluate_example` is asked item after item, as it does itself; it calls the same `GPT.forward`, and crops to
 the context as it does for GPT-2. Without an artifact the model is random, none of its weights zero. The sides take
-turns A B B A …; this side encodes its prompts anew each time (`cold`) and once more with the cache of the run before
-(`warm`, not in the ratio). Prints one line of JSON: seconds, the median of the ratios and their spread, and every item
-that was answered differently. Without a clone the peer is reported missing and only this side is measured.
+turns within each task, A B and then B A; this side encodes its prompts anew each time, and once more with the cache
+just written (`seconds_warm`, not in the ratio). Prints one line of JSON: seconds, the median of the ratios and their
+spread, and every item that was answered differently. Without a clone the peer is reported missing and only this side
+is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,16 +34,14 @@ import torch
 from torch import Tensor
 
 from nanochat_pl.artifacts import load_artifact
-from nanochat_pl.evaluation.core_bundle import Bundle, CoreTask, read_bundle
+from nanochat_pl.evaluation.core_bundle import CoreTask, read_bundle
 from nanochat_pl.evaluation.core_metric import CoreExam, core_exams
 from nanochat_pl.evaluation.core_prompts import item_order
-from nanochat_pl.evaluation.exam import chunks_of
+from nanochat_pl.evaluation.exam import ItemRecord, chunks_of
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.tokenizer.encoding import Tokenizer
-
-Answers = dict[str, list[bool | str]]
 
 
 class PeerModel:
@@ -74,13 +73,6 @@ class PeerTokenizer:
         return [[prepend, *ids] for ids in self._encoding.encode_ordinary_batch(texts, num_threads=8)]
 
 
-class Timed(NamedTuple):
-    """One run of one side over all tasks: seconds by task, and whether each item was right."""
-
-    seconds: dict[str, float]
-    answers: Answers
-
-
 def random_gpt(config: GPTConfig) -> GPT:
     """Return a model none of whose weights is zero."""
     gpt, generator = GPT.on_meta(config).to_empty(device="cpu"), torch.Generator().manual_seed(1)
@@ -101,100 +93,131 @@ def as_peer_items(task: CoreTask) -> list[dict[str, Any]]:
     return [{"context": c[0], "continuation": o[0]} for c, o, _ in items]
 
 
-def by_peer(peer: Any, model: PeerModel, tokenizer: PeerTokenizer, task: CoreTask, exam: CoreExam, full: bool) -> Any:
-    """Let nanochat answer one item after another; an assertion of its is an answer too."""
-    items = as_peer_items(task)
-    data = items if full else items[: len(exam)]
-    meta = {
-        "task_type": task.kind,
-        "num_fewshot": task.num_fewshot,
-        "continuation_delimiter": task.delimiter,
-    }
-    answers: list[bool | str] = []
-    for index in range(len(exam)):
-        try:
-            answers.append(bool(peer.evaluate_example(index, model, tokenizer, data, "cpu", meta)))
-        except AssertionError as error:
-            answers.append(f"refused: {error}")
-    return answers
+class Sides:
+    """Both evaluators of one task.
+
+    Args:
+        peer: nanochat's `core_eval`, or None.
+        gpt: the network of both.
+        tokenizer: ours.
+        cache: of our prompts.
+        full_shots: draw shots from all items.
+    """
+
+    def __init__(self, peer: Any, gpt: GPT, tokenizer: Tokenizer, cache: Path, full_shots: bool) -> None:
+        self.peer, self.cache, self.full_shots = peer, cache, full_shots
+        self.model, self.peer_tokenizer = PeerModel(gpt), PeerTokenizer(tokenizer)
+
+    def ours_anew(self, task: CoreTask, exam: CoreExam) -> list[ItemRecord]:
+        """Answer with nothing encoded yet."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+        return self.ours(task, exam)
+
+    def ours(self, task: CoreTask, exam: CoreExam) -> list[ItemRecord]:
+        return [record for chunk in chunks_of([exam]) for record in exam.examine(chunk.indices)]
+
+    def theirs(self, task: CoreTask, exam: CoreExam) -> list[float | str]:
+        """Let nanochat answer one item after another; an assertion of its is an answer too."""
+        items = as_peer_items(task)
+        data = items if self.full_shots else items[: len(exam)]
+        meta = {"task_type": task.kind, "num_fewshot": task.num_fewshot}
+        meta["continuation_delimiter"] = task.delimiter
+        answers: list[float | str] = []
+        for index in range(len(exam)):
+            try:
+                is_right = self.peer.evaluate_example(
+                    index, self.model, self.peer_tokenizer, data, "cpu", meta
+                )
+                answers.append(float(is_right))
+            except AssertionError as error:
+                answers.append(f"refused: {error}")
+        return answers
 
 
-def by_ours(exams: Sequence[CoreExam]) -> list[bool | str]:
-    """Let this evaluator answer them."""
-    return [bool(r.score) for chunk in chunks_of(exams) for r in exams[chunk.exam].examine(chunk.indices)]
+class TaskResult(NamedTuple):
+    """One task, each side once.
+
+    Attributes:
+        label: the task's.
+        seconds: ours with nothing encoded yet.
+        seconds_warm: ours once more.
+        peer_seconds: nanochat's.
+        records: ours.
+        differences: items that were answered differently.
+    """
+
+    label: str
+    seconds: float
+    seconds_warm: float
+    peer_seconds: float
+    records: list[ItemRecord]
+    differences: list[str]
 
 
-def timed(tasks: Sequence[str], run: Callable[[str], list[bool | str]]) -> Timed:
-    """Run all tasks of one side."""
-    seconds, answers = {}, {}
-    for label in tasks:
-        begin = time.perf_counter()
-        answers[label] = run(label)
-        seconds[label] = time.perf_counter() - begin
-    return Timed(seconds, answers)
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    result = run()
+    return time.perf_counter() - begin, result
 
 
-def differences(ours: Answers, theirs: Answers) -> list[str]:
-    """Name every item that was answered differently."""
-    return [
-        f"{label}[{index}]: ours {a}, theirs {b}"
-        for label in ours
-        for index, (a, b) in enumerate(zip(ours[label], theirs[label], strict=True))
-        if a != b
+def measure_task(sides: Sides, task: CoreTask, exam: CoreExam, order: str) -> TaskResult:
+    """Run both sides in this order, ours twice."""
+    seconds = peer_seconds = warm = 0.0
+    records: list[ItemRecord] = []
+    answers: list[float | str] = []
+    for side in order:
+        if side == "A":
+            seconds, records = timed(lambda: sides.ours_anew(task, exam))
+            warm, again = timed(lambda: sides.ours(task, exam))
+            assert again == records, "encoded prompts read back differ"
+        elif sides.peer is not None:
+            peer_seconds, answers = timed(lambda: sides.theirs(task, exam))
+    found = [
+        f"{task.label}[{record.index}]: ours {record.score}, theirs {answer}"
+        for record, answer in zip(records, answers, strict=bool(answers))
+        if record.score != answer
     ]
+    print(
+        f"{task.label}: {seconds:.2f} s, {peer_seconds:.2f} s",
+        *found,
+        sep="\n  ",
+        file=sys.stderr,
+        flush=True,
+    )
+    return TaskResult(task.label, seconds, warm, peer_seconds, records, found)
 
 
-def total(run: Timed) -> float:
-    return sum(run.seconds.values())
-
-
-def measure(args: argparse.Namespace, gpt: GPT, tokenizer: Tokenizer, bundle: Bundle, cache: Path) -> dict[str, Any]:
-    """Run the sides in turns; return seconds, ratios and differences."""
-    exams = core_exams(GPTScorer(gpt, tokenizer), bundle, args.problems, not args.full_shots)
-    by_label = {task.label: (task, exam) for task, exam in zip(bundle.tasks, exams, strict=True)}
-    labels = args.tasks.split(",") if args.tasks else list(by_label)
-    peer = load_peer(args.peer_path)
-    model, peer_tokenizer = PeerModel(gpt), PeerTokenizer(tokenizer)
-
-    def ours() -> Timed:
-        return timed(labels, lambda label: by_ours([by_label[label][1]]))
-
-    def cold() -> Timed:
-        shutil.rmtree(cache, ignore_errors=True)
-        return ours()
-
-    def theirs() -> Timed:
-        return timed(
-            labels, lambda label: by_peer(peer, model, peer_tokenizer, *by_label[label], args.full_shots)
-        )
-
-    a, b, warm = [], [], []
-    for pair in range(args.pairs):
-        for side in ("AB", "BA")[pair % 2]:
-            if side == "A":
-                a.append(cold())
-                warm.append(ours())
-            elif peer is not None:
-                b.append(theirs())
+def summary(pairs: list[list[TaskResult]], has_peer: bool) -> dict[str, Any]:
+    """Return seconds, ratios and differences."""
+    records = [record for task in pairs[0] for record in task.records]
     result: dict[str, Any] = {
-        "items": sum(map(len, a[0].answers.values())),
-        "right": sum(answer is True for answers in a[0].answers.values() for answer in answers),
-        "cropped_prompts": None,
-        "seconds": round(statistics.median(map(total, a)), 3),
-        "seconds_warm": round(statistics.median(map(total, warm)), 3),
+        "items": len(records),
+        "right": sum(record.score for record in records),
+        "cropped_items": sum(record.cropped > 0 for record in records),
+        "seconds": median_of(pairs, "seconds"),
+        "seconds_warm": median_of(pairs, "seconds_warm"),
     }
-    if peer is None:
+    if not has_peer:
         return result
-    ratios = [total(slow) / total(fast) for fast, slow in zip(a, b, strict=True)]
+    ratios = [total(pair, "peer_seconds") / total(pair, "seconds") for pair in pairs]
+    differences = sorted({line for pair in pairs for task in pair for line in task.differences})
     return result | {
-        "peer_seconds": round(statistics.median(map(total, b)), 3),
+        "peer_seconds": median_of(pairs, "peer_seconds"),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
-        "ratio_by_task": {label: round(b[0].seconds[label] / a[0].seconds[label], 2) for label in labels},
-        "right_by_task": {label: sum(x is True for x in a[0].answers[label]) for label in labels},
-        "answers_equal": all(run.answers == b[0].answers for run in (*a, *b, *warm)),
-        "differences": differences(a[0].answers, b[0].answers),
+        "ratio_by_task": {task.label: round(task.peer_seconds / task.seconds, 2) for task in pairs[0]},
+        "right_by_task": {task.label: sum(record.score for record in task.records) for task in pairs[0]},
+        "answers_equal": not differences,
+        "differences": differences,
     }
+
+
+def total(pair: list[TaskResult], key: str) -> float:
+    return sum(getattr(task, key) for task in pair)
+
+
+def median_of(pairs: list[list[TaskResult]], key: str) -> float:
+    return round(statistics.median(total(pair, key) for pair in pairs), 3)
 
 
 def load_peer(path: Path | None) -> Any:
@@ -215,8 +238,8 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, default=None, help="a model; else a random one")
     parser.add_argument("--tokenizer", type=Path, default=None, help="of the random model")
     parser.add_argument("--tasks", default="", help="labels with commas; all if not given")
-    parser.add_argument("--full_shots", action="store_true", help="draw shots from all items in both")
-    for name, default in (("depth", 4), ("sequence_len", 2048), ("problems", 4), ("pairs", 3)):
+    parser.add_argument("--reference_shots", action="store_true", help="draw shots from the problems only")
+    for name, default in (("depth", 4), ("sequence_len", 2048), ("problems", 4), ("pairs", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     if args.artifact is None:
@@ -226,21 +249,28 @@ def main() -> None:
         )
     else:
         gpt, tokenizer, _, _ = load_artifact(args.artifact)
-    bundle = read_bundle(args.bundle)
+    bundle, peer = read_bundle(args.bundle), load_peer(args.peer_path)
     load, wall, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as base:
         os.environ["NANOCHAT_BASE_DIR"] = base
-        measured = measure(args, gpt, tokenizer, bundle, Path(base))
+        exams = core_exams(GPTScorer(gpt, tokenizer), bundle, args.problems, args.reference_shots)
+        sides = Sides(peer, gpt, tokenizer, Path(base) / "cache", not args.reference_shots)
+        wanted = args.tasks.split(",") if args.tasks else bundle.labels
+        chosen = [(t, e) for t, e in zip(bundle.tasks, exams, strict=True) if t.label in wanted]
+        pairs = [
+            [measure_task(sides, task, exam, ("AB", "BA")[pair % 2]) for task, exam in chosen]
+            for pair in range(args.pairs)
+        ]
     busy = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
     result = {
         "benchmark": "core_eval",
-        "peer": "missing" if args.peer_path is None else "nanochat",
-        **measured,
+        "peer": "missing" if peer is None else "nanochat",
+        **summary(pairs, peer is not None),
         "contended": load / (os.cpu_count() or 1) > 1.2 or busy < 0.9,
         "model": gpt.config.to_dict(),
         "trained": args.artifact is not None,
         "problems": args.problems,
-        "shots": "full" if args.full_shots else "reference",
+        "reference_shots": args.reference_shots,
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

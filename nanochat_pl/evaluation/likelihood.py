@@ -10,14 +10,14 @@ asked for several).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat_pl.evaluation.row_plan import Branch, Continuation, plan_batches
+from nanochat_pl.evaluation.row_plan import Branch, Continuation, Group, plan_batches
 from nanochat_pl.evaluation.shared_prefix import read_batch
 from nanochat_pl.inference.engine import require_known_ids
 from nanochat_pl.model.gpt import GPT
@@ -42,6 +42,9 @@ class Likelihood(NamedTuple):
     mean: float
     likeliest: list[int]
     is_greedy: bool
+
+
+NOTHING_SCORED = Likelihood(0.0, math.nan, [], True)
 
 
 class Scorer(Protocol):
@@ -107,29 +110,16 @@ class GPTScorer:
         Raises:
             BadInput: a row is longer than the context.
         """
-        results = [Likelihood(0.0, math.nan, [], True)] * len(rows)
+        results = [NOTHING_SCORED] * len(rows)
         for batch in plan_batches(rows, self.context, self._batch_tokens()):
-            branches = [branch for group in batch for branch in group.branches]
             with self._autocast():
                 hidden = read_batch(self.gpt, batch)  # (N, C)
-            asked = _asked(branches, rows)
-            answers = self._answers(hidden, asked)
-            for number, likelihood in _by_row(branches, rows, asked, answers):
+            chunks = (
+                self.gpt.logits(part) for part in hidden.split(logits_chunk(self.gpt.config.vocab_size))
+            )
+            for number, likelihood in read_logits(batch, rows, chunks):
                 results[number] = likelihood
         return results
-
-    def _answers(self, hidden: Tensor, asked: _Asked) -> _Answers:
-        """Return losses and likeliest ids from the hidden states (N, C)."""
-        losses = torch.empty(len(asked.targets))
-        likeliest = []
-        chunk = max(1, LOGITS_BYTES // (4 * self.gpt.config.vocab_size))
-        for begin in range(0, len(hidden), chunk):
-            logits = self.gpt.logits(hidden[begin : begin + chunk])  # (n, V)
-            here = np.flatnonzero((asked.places >= begin) & (asked.places < begin + chunk))
-            places, targets = (torch.from_numpy(ids[here]).to(hidden.device) for ids in asked)
-            losses[here] = -logits.log_softmax(-1)[places - begin, targets].cpu()
-            likeliest.append(logits.argmax(-1).cpu())
-        return _Answers(losses, torch.cat(likeliest))
 
     def _batch_tokens(self) -> int:
         return self.batch_tokens or BATCH_TOKENS.get(self._weight.device.type, BATCH_TOKENS_ELSEWHERE)
@@ -145,11 +135,38 @@ class GPTScorer:
         return self.gpt.wte.weight
 
 
+def logits_chunk(vocab_size: int) -> int:
+    """Return how many positions' logits are held at once."""
+    return max(1, LOGITS_BYTES // (4 * vocab_size))
+
+
+def read_logits(
+    batch: Sequence[Group], rows: Sequence[Continuation], chunks: Iterable[Tensor]
+) -> Iterator[tuple[int, Likelihood]]:
+    """Yield the number of each row of a batch and its likelihood.
+
+    Args:
+        batch: what was read.
+        rows: all rows.
+        chunks: fp32 logits (n, V) of the positions the batch needs, branch after branch, in pieces.
+    """
+    branches = [branch for group in batch for branch in group.branches]
+    asked = _asked(branches, rows)
+    losses, likeliest, begin = torch.empty(len(asked.targets)), [], 0
+    for logits in chunks:
+        here = np.flatnonzero((asked.places >= begin) & (asked.places < begin + len(logits)))
+        places, targets = (torch.from_numpy(ids[here]).to(logits.device) for ids in asked)
+        losses[here] = -logits.log_softmax(-1)[places - begin, targets].cpu()
+        likeliest.append(logits.argmax(-1).cpu())
+        begin += len(logits)
+    return _by_row(branches, rows, asked, losses, torch.cat(likeliest))
+
+
 class _Asked(NamedTuple):
     """Which ids are scored where.
 
     Attributes:
-        places: (M,) numbers of hidden states.
+        places: (M,) numbers of positions.
         targets: (M,) ids.
     """
 
@@ -157,20 +174,8 @@ class _Asked(NamedTuple):
     targets: np.ndarray
 
 
-class _Answers(NamedTuple):
-    """What came out.
-
-    Attributes:
-        losses: (M,) fp32 nats.
-        likeliest: (N,) ids.
-    """
-
-    losses: Tensor
-    likeliest: Tensor
-
-
 def _asked(branches: Sequence[Branch], rows: Sequence[Continuation]) -> _Asked:
-    """Return what is scored of each branch's rows, in their order, given the hidden states each branch needs."""
+    """Return what is scored of each branch's rows, in their order, given the positions each branch needs."""
     places, targets, end = [], [], 0
     for branch in branches:
         end += branch.needed
@@ -182,13 +187,17 @@ def _asked(branches: Sequence[Branch], rows: Sequence[Continuation]) -> _Asked:
 
 
 def _by_row(
-    branches: Sequence[Branch], rows: Sequence[Continuation], asked: _Asked, answers: _Answers
+    branches: Sequence[Branch],
+    rows: Sequence[Continuation],
+    asked: _Asked,
+    losses: Tensor,
+    likeliest: Tensor,
 ) -> Iterator[tuple[int, Likelihood]]:
-    """Yield the number of each row and its likelihood."""
+    """Yield the likelihood of each row from losses (M,) and likeliest ids (N,)."""
     begin = 0
     for number in (number for branch in branches for number in branch.rows):
         end = begin + len(rows[number].ids) - rows[number].start
-        losses, likeliest = answers.losses[begin:end], answers.likeliest[asked.places[begin:end]]
-        is_greedy = np.array_equal(likeliest, asked.targets[begin:end])
-        yield number, Likelihood(losses.sum().item(), losses.mean().item(), likeliest.tolist(), is_greedy)
+        own, said = losses[begin:end], likeliest[asked.places[begin:end]]
+        is_greedy = np.array_equal(said, asked.targets[begin:end])
+        yield number, Likelihood(own.sum().item(), own.mean().item(), said.tolist(), is_greedy)
         begin = end

@@ -89,6 +89,7 @@ def plan_batches(rows: Sequence[Continuation], context: int, batch_tokens: int) 
     Args:
         rows: what is to be scored.
         context: positions the network reads at once; a group's branches together have no more after its prefix.
+            0 shares nothing.
         batch_tokens: positions of a batch, padding included; a group that has more alone is a batch by itself.
 
     Returns:

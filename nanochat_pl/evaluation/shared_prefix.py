@@ -35,13 +35,13 @@ def read_batch(gpt: GPT, batch: Sequence[Group]) -> Tensor:
         batch: groups of which all have a prefix, or none.
     """
     device = gpt.wte.weight.device
-    packed = _pack(batch)
+    packed = pack(batch)
     ids, rows, columns = (_on(device, part) for part in (packed.ids, packed.rows, packed.columns))
     past = _read_prefixes(gpt, batch, packed, device) if batch[0].prefix else None
     return gpt.hidden(ids, past)[rows, columns]
 
 
-class _Packed(NamedTuple):
+class Packed(NamedTuple):
     """The rests of groups, branches side by side.
 
     Attributes:
@@ -59,7 +59,8 @@ class _Packed(NamedTuple):
     columns: np.ndarray
 
 
-def _pack(batch: Sequence[Group]) -> _Packed:
+def pack(batch: Sequence[Group]) -> Packed:
+    """Put the branches of each group side by side, without the prefix."""
     shape = len(batch), max(group.rest for group in batch)
     ids, positions = np.full(shape, PADDING), np.zeros(shape, np.int64)
     branches = np.full(shape, NO_BRANCH)
@@ -74,10 +75,10 @@ def _pack(batch: Sequence[Group]) -> _Packed:
             rows.append(np.full(branch.needed, row))
             columns.append(np.arange(end - branch.needed, end))
             begin = end
-    return _Packed(ids, positions, branches, np.concatenate(rows), np.concatenate(columns))
+    return Packed(ids, positions, branches, np.concatenate(rows), np.concatenate(columns))
 
 
-def _read_prefixes(gpt: GPT, batch: Sequence[Group], packed: _Packed, device: torch.device) -> _AfterPrefix:
+def _read_prefixes(gpt: GPT, batch: Sequence[Group], packed: Packed, device: torch.device) -> _AfterPrefix:
     """Read the beginning of each group; return what its branches remember of it."""
     lengths = np.array([group.prefix for group in batch])
     ids = np.full((len(batch), lengths.max()), PADDING)
