@@ -87,6 +87,8 @@ def run(argv: list[str]) -> int:
     verb = VERBS[name]
     if verb.parses_itself and {"-h", "--help"} & set(args):
         return stage_help(name, args)
+    if name == "test" and any(arg.split("=")[0] == "--hf" for arg in args):
+        return call(name, imported("nanochat_pl.commands.hf_core:hf_core"), args)
     if name == "fit":
         signals.listen()  # a stop signal during the imports below must not be lost, nor kill the run half-way
     target = imported(verb.target)

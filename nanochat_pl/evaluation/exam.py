@@ -15,6 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.tasks.base import require_choice
+
 
 class ItemRecord(NamedTuple):
     """What became of one item.
@@ -136,6 +139,22 @@ def mean_centred(scores: Sequence[Score]) -> Estimate:
     variances = ((score.standard_error / (1 - score.baseline)) ** 2 for score in scores)
     n = len(scores)
     return Estimate(sum(score.centred for score in scores) / n, math.sqrt(sum(variances)) / n)
+
+
+def chosen(option: str | None, usual: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the names of what is to be taken: those of the option `--tasks`, else the usual ones.
+
+    Raises:
+        BadInput: a name is not known, or there is none.
+    """
+    if option is None:
+        return list(usual)
+    names = [name.strip() for name in option.split(",") if name.strip()]
+    if not names:
+        raise BadInput(f"--tasks {option!r} names no task; there is {', '.join(known)}")
+    for name in names:
+        require_choice("--tasks", name, known)
+    return list(dict.fromkeys(names))
 
 
 def prompt_hash(asked: Any) -> str:

@@ -56,6 +56,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def append_json_line(path: Path, value: Any) -> None:
+    """Add one line of JSON to `path`; its folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Put a complete folder in the place of `target`; no name swaps two folders, so an older one steps aside.
 

@@ -7,7 +7,6 @@ the steps since the last checkpoint are run again and logged again, equal to the
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from argparse import Namespace
@@ -17,6 +16,8 @@ from typing import Any, TextIO
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
+
+from nanochat_pl.system.files import append_json_line
 
 SECONDS_BETWEEN_LINES = 10.0
 FILES = {"val": "val.jsonl", "core": "core.jsonl", "chat": "chat.jsonl"}
@@ -81,10 +82,7 @@ class MetricsFiles(_PlainLogger):
         self._append("samples.jsonl", step, {"prompt": prompt, "text": text})
 
     def _append(self, name: str, step: int | None, facts: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"step": step, "time": time.time(), **facts})
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_json_line(self.folder / name, {"step": step, "time": time.time(), **facts})
 
 
 class Console(_PlainLogger):

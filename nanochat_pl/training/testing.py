@@ -16,19 +16,18 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.artifacts import is_artifact
-from nanochat_pl.evaluation.chat_tasks import CHAT_TASKS, Answering, chat_exam, chat_task
+from nanochat_pl.evaluation.chat_tasks import CHAT_TASKS, chat_exam, chat_task
 from nanochat_pl.evaluation.core_bundle import read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
-from nanochat_pl.evaluation.exam import Exam, Score
+from nanochat_pl.evaluation.exam import Exam, Score, chosen
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.record_files import RecordFiles
 from nanochat_pl.evaluation.results import chat_metrics, chat_summary, core_metrics, core_summary, score_table
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.sandbox.calculator import calculate
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import hold_lock
-from nanochat_pl.tasks.base import require_choice
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.lightning_cli import StageCLI
@@ -78,7 +77,7 @@ def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
     answering.require_sense()
     engine = Engine(stage.model.gpt, stage.datamodule.tokenizer_on_disk, calculate, rows=metric.rows)
     exams, missing = [], []
-    for name in _asked(config.tasks, metric.tasks, tuple(CHAT_TASKS)):
+    for name in chosen(config.tasks, metric.tasks, tuple(CHAT_TASKS)):
         task = chat_task(name)
         if hasattr(task, "unsafe_code"):
             task.unsafe_code = config.unsafe_code
@@ -94,7 +93,7 @@ def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
 def _test_base(stage: StageCLI, loaded: Loaded) -> list[str]:
     """Measure bits per byte, draw samples, take CORE; return what is missing."""
     labels = _core_labels(stage)
-    asked = _asked(stage.config.tasks, (BITS_PER_BYTE, SAMPLES, *labels), (BITS_PER_BYTE, SAMPLES, *labels))
+    asked = chosen(stage.config.tasks, (BITS_PER_BYTE, SAMPLES, *labels), (BITS_PER_BYTE, SAMPLES, *labels))
     missing = []
     for name, part in ((BITS_PER_BYTE, _bits_per_byte), (SAMPLES, _samples)):
         if name in asked:
@@ -192,18 +191,6 @@ def _taken(stage: StageCLI, loaded: Loaded, exams: Sequence[Exam]) -> list[Score
     if rank_zero_only.rank == 0:
         print(score_table(examination.scores, examination.cropped))
     return examination.scores
-
-
-def _asked(option: str | None, usual: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the tasks to ask: those of `--tasks`, else the usual ones."""
-    if option is None:
-        return list(usual)
-    names = [name.strip() for name in option.split(",") if name.strip()]
-    if not names:
-        raise BadInput(f"--tasks {option!r} names no task; there is {', '.join(known)}")
-    for name in names:
-        require_choice("--tasks", name, known)
-    return list(dict.fromkeys(names))
 
 
 def _publish(stage: StageCLI, loaded: Loaded, metrics: Mapping[str, Any], text: str) -> None:

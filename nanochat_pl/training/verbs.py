@@ -24,7 +24,7 @@ from nanochat_pl.model.gpt import GPT
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.files import hold_lock, move_aside
+from nanochat_pl.system.files import append_json_line, hold_lock, move_aside
 from nanochat_pl.system.hardware import devices_in_all
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.checkpoint_io import (
@@ -130,13 +130,11 @@ def predict(args: list[str]) -> int:
     engine = Engine(stage.model.gpt, data.tokenizer_on_disk, calculate if data.is_chat else None, rows=1)
     settings = SamplingSettings(temperature=0.0, max_new_tokens=stage.config.max_new_tokens)
     lines = stage.run_dir / "metrics" / "predictions.jsonl"
-    lines.parent.mkdir(parents=True, exist_ok=True)
     for prompt in _prompts(stage):
         (completion,) = engine.generate([data.prompt_ids(prompt)], settings)
         print(f"{prompt}|{completion.text}", flush=True)
-        with lines.open("a", encoding="utf-8") as file:
-            facts = {"step": step, "time": time.time(), "prompt": prompt, "text": completion.text}
-            file.write(json.dumps(facts) + "\n")
+        facts = {"step": step, "time": time.time(), "prompt": prompt, "text": completion.text}
+        append_json_line(lines, facts)
     return 0
 
 

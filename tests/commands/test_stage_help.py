@@ -9,12 +9,23 @@ import pytest
 from nanochat_pl.commands.stage_help import SECTIONS, TRAINER, parameters, stage_help
 from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
+from nanochat_pl.training.callbacks.chat_metric import ChatMetric
+from nanochat_pl.training.callbacks.core_metric import CoreMetric
 from nanochat_pl.training.callbacks.samples import Samples
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.lightning_cli import Trainer
 
-CLASSES = [LanguageModel, PretrainData, ChatData, StepCheckpoint, ValidationBitsPerByte, Samples]
+CLASSES = [
+    LanguageModel,
+    PretrainData,
+    ChatData,
+    StepCheckpoint,
+    ValidationBitsPerByte,
+    Samples,
+    CoreMetric,
+    ChatMetric,
+]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class ChatMetric(Callback):
     Args:
         every_n_steps: optimizer steps between evaluations; 0 or -1 is off.
         tasks: what `test` asks; null means the six of ChatCORE.
-        training_tasks: what is asked while training; answers in writing take longer than letters.
+        training_tasks: what is asked while training; null means ARC-Easy and MMLU, since answers in writing take
+            longer than letters.
         max_problems: items of each task asked while training; `test` asks all.
         max_new_tokens: length of a written answer.
         rows: answers written at once on one device.
@@ -37,14 +38,14 @@ class ChatMetric(Callback):
         self,
         every_n_steps: int = 0,
         tasks: Sequence[str] | None = None,
-        training_tasks: Sequence[str] = QUICK,
+        training_tasks: Sequence[str] | None = None,
         max_problems: int = 1024,
         max_new_tokens: int = 512,
         rows: int = 32,
     ) -> None:
         self.every_n_steps, self.max_problems, self.rows = every_n_steps, max_problems, rows
         self.tasks = tuple(CHATCORE_TASKS if tasks is None else tasks)
-        self.training_tasks = tuple(training_tasks)
+        self.training_tasks = tuple(QUICK if training_tasks is None else training_tasks)
         for key, names in (("tasks", self.tasks), ("training_tasks", self.training_tasks)):
             if not names:
                 raise BadInput(f"chat_metric.{key} is empty; name a task, or leave the key out")
