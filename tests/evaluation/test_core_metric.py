@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from core_files import make_items, write_bundle
 from reference import core_eval
-from reference.byte_tokenizer import ByteTokenizer
+from reference.byte_tokenizer import ByteTokenizer, ChatByteTokenizer
 from tiny_gpt import random_gpt
 
 from nanochat_pl.evaluation.core_bundle import Missing, read_bundle
@@ -82,6 +84,32 @@ def test_every_item_is_answered_as_by_the_slow_twin(base_dir, tmp_path, kind, co
     if kind != "language_modeling":
         assert [record.prediction for record in records] == [answer.option for answer in expected]
     assert any(record.cropped for record in records) == (context == 60)
+
+
+@torch.inference_mode()
+def test_real_items_are_answered_as_by_the_slow_twin(base_dir, shared_data):
+    """One item of every real task, its prompts cut to the context where they are longer."""
+    tokenizer = ChatByteTokenizer()
+    gpt = tiny_gpt(600, tokenizer.vocab_size)
+    bundle = read_bundle(shared_data / "core")
+    for exam, task in zip(core_exams(GPTScorer(gpt, tokenizer), bundle), bundle.tasks, strict=True):
+        plain = {
+            "kind": task.kind,
+            "items": raw_items(task.items.path),
+            "shots": task.num_fewshot,
+            "delimiter": task.delimiter,
+        }
+        (record,) = exam.examine([7])
+        expected = twin(gpt, tokenizer, plain, 7, len(plain["items"]))
+        assert record.score == float(expected.is_right)
+        if task.kind != "language_modeling":
+            assert record.prediction == expected.option
+
+
+def raw_items(path):
+    """Return the rows of a gzipped file of JSON lines."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 @torch.inference_mode()
