@@ -1,15 +1,15 @@
 """CORE against nanochat's evaluator: the same network, tokenizer, items and shots; the answers of both are compared.
 
     python benchmarks/core_eval.py --peer-path NANOCHAT_CLONE --bundle DIR --tokenizer DIR [--depth 4] [--problems 4]
-                                   [--pairs 2] [--tasks a,b] [--reference_shots]
+                                   [--vocab_size 65536] [--pairs 2] [--tasks a,b] [--reference_shots]
     python benchmarks/core_eval.py --peer-path NANOCHAT_CLONE --bundle DIR --artifact DIR --problems 300 --pairs 1
 
 nanochat's `evaluate_example` is asked item after item, as it does itself; it calls the same `GPT.forward`, and crops to
 the context as it does for GPT-2. Without an artifact the model is random, none of its weights zero. The sides take
 turns within each task, A B and then B A; this side encodes its prompts anew each time, and once more with the cache
-just written (`seconds_warm`, not in the ratio). Prints one line of JSON: seconds, the median of the ratios and their
-spread, and every item that was answered differently. Without a clone the peer is reported missing and only this side
-is measured.
+just written (`seconds_warm`, not in the ratio). Prints one line of JSON: seconds on the clock and of the processor, the
+median of their ratios and the spread, and every item that was answered differently. Without a clone the peer is
+reported missing and only this side is measured.
 """
 
 from __future__ import annotations
@@ -142,6 +142,8 @@ class TaskResult(NamedTuple):
         seconds: ours with nothing encoded yet.
         seconds_warm: ours once more.
         peer_seconds: nanochat's.
+        cpu_seconds: ours with nothing encoded yet; a neighbour on the machine changes these less.
+        peer_cpu_seconds: nanochat's.
         records: ours.
         differences: items that were answered differently.
     """
@@ -150,41 +152,46 @@ class TaskResult(NamedTuple):
     seconds: float
     seconds_warm: float
     peer_seconds: float
+    cpu_seconds: float
+    peer_cpu_seconds: float
     records: list[ItemRecord]
     differences: list[str]
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
+class Timed(NamedTuple):
+    """Seconds on the clock, seconds of the processor, and what came out."""
+
+    wall: float
+    cpu: float
+    result: list[Any]
+
+
+def timed(run: Callable[[], list[Any]]) -> Timed:
+    wall, cpu = time.perf_counter(), time.process_time()
     result = run()
-    return time.perf_counter() - begin, result
+    return Timed(time.perf_counter() - wall, time.process_time() - cpu, result)
 
 
 def measure_task(sides: Sides, task: CoreTask, exam: CoreExam, order: str) -> TaskResult:
     """Run both sides in this order, ours twice."""
-    seconds = peer_seconds = warm = 0.0
-    records: list[ItemRecord] = []
-    answers: list[float | str] = []
+    anew = warm = theirs = Timed(0.0, 0.0, [])
     for side in order:
         if side == "A":
-            seconds, records = timed(lambda: sides.ours_anew(task, exam))
-            warm, again = timed(lambda: sides.ours(task, exam))
-            assert again == records, "encoded prompts read back differ"
+            anew = timed(lambda: sides.ours_anew(task, exam))
+            warm = timed(lambda: sides.ours(task, exam))
+            assert warm.result == anew.result, "encoded prompts read back differ"
         elif sides.peer is not None:
-            peer_seconds, answers = timed(lambda: sides.theirs(task, exam))
-    found = [
+            theirs = timed(lambda: sides.theirs(task, exam))
+    differences = [
         f"{task.label}[{record.index}]: ours {record.score}, theirs {answer}"
-        for record, answer in zip(records, answers, strict=bool(answers))
+        for record, answer in zip(anew.result, theirs.result, strict=sides.peer is not None)
         if record.score != answer
     ]
-    print(
-        f"{task.label}: {seconds:.2f} s, {peer_seconds:.2f} s",
-        *found,
-        sep="\n  ",
-        file=sys.stderr,
-        flush=True,
+    found = f"{task.label}: {anew.wall:.2f} s, nanochat {theirs.wall:.2f} s"
+    print(found, *differences, sep="\n  ", file=sys.stderr, flush=True)
+    return TaskResult(
+        task.label, anew.wall, warm.wall, theirs.wall, anew.cpu, theirs.cpu, anew.result, differences
     )
-    return TaskResult(task.label, seconds, warm, peer_seconds, records, found)
 
 
 def summary(pairs: list[list[TaskResult]], has_peer: bool) -> dict[str, Any]:
@@ -200,12 +207,19 @@ def summary(pairs: list[list[TaskResult]], has_peer: bool) -> dict[str, Any]:
     if not has_peer:
         return result
     ratios = [total(pair, "peer_seconds") / total(pair, "seconds") for pair in pairs]
+    cpu_ratios = [total(pair, "peer_cpu_seconds") / total(pair, "cpu_seconds") for pair in pairs]
     differences = sorted({line for pair in pairs for task in pair for line in task.differences})
     return result | {
         "peer_seconds": median_of(pairs, "peer_seconds"),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
-        "ratio_by_task": {task.label: round(task.peer_seconds / task.seconds, 2) for task in pairs[0]},
+        "cpu_seconds": median_of(pairs, "cpu_seconds"),
+        "peer_cpu_seconds": median_of(pairs, "peer_cpu_seconds"),
+        "cpu_ratio": round(statistics.median(cpu_ratios), 3),
+        "cpu_ratios": [round(ratio, 3) for ratio in cpu_ratios],
+        "cpu_ratio_by_task": {
+            task.label: round(task.peer_cpu_seconds / task.cpu_seconds, 2) for task in pairs[0]
+        },
         "right_by_task": {task.label: sum(record.score for record in task.records) for task in pairs[0]},
         "answers_equal": not differences,
         "differences": differences,
@@ -239,13 +253,16 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=None, help="of the random model")
     parser.add_argument("--tasks", default="", help="labels with commas; all if not given")
     parser.add_argument("--reference_shots", action="store_true", help="draw shots from the problems only")
-    for name, default in (("depth", 4), ("sequence_len", 2048), ("problems", 4), ("pairs", 2)):
+    for name, default in (("depth", 4), ("vocab_size", 65536), ("sequence_len", 2048)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="of the random model")
+    for name, default in (("problems", 4), ("pairs", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     if args.artifact is None:
         tokenizer = Tokenizer.load(args.tokenizer)
+        vocab_size = max(args.vocab_size, tokenizer.vocab_size)
         gpt = random_gpt(
-            GPTConfig.from_depth(args.depth, vocab_size=tokenizer.vocab_size, sequence_len=args.sequence_len)
+            GPTConfig.from_depth(args.depth, vocab_size=vocab_size, sequence_len=args.sequence_len)
         )
     else:
         gpt, tokenizer, _, _ = load_artifact(args.artifact)

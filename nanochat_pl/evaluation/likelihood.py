@@ -100,8 +100,11 @@ class GPTScorer:
         return np.split(ids, offsets[1:-1])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids."""
-        return self.tokenizer.decode(ids)
+        """Return the text of ids; one the model knows but the tokenizer does not is U+FFFD."""
+        known = range(self.tokenizer.vocab_size)
+        if all(token in known for token in ids):
+            return self.tokenizer.decode(ids)
+        return "".join(self.tokenizer.decode([token]) if token in known else "\ufffd" for token in ids)
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Continuation]) -> list[Likelihood]:

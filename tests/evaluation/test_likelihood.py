@@ -125,6 +125,11 @@ def test_a_tokenizer_of_another_model_is_refused():
         GPTScorer(gpt, ByteTokenizer())
 
 
+def test_an_id_the_tokenizer_does_not_have_can_be_shown():
+    scorer = GPTScorer(random_gpt(SHAPES[0]), ByteTokenizer())
+    assert scorer.decode([65, 269, 66]) == "A\ufffdB"
+
+
 def positions_read(rows, context=CONTEXT, batch_tokens=4096):
     return sum(group.tokens for batch in plan_batches(rows, context, batch_tokens) for group in batch)
 
