@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanochat_pl.report.card import EMPTY, Block, Card, Cell, Figure, Remark, Row, Section, Table
-from nanochat_pl.report.demo import demo_facts, demo_section
+from nanochat_pl.report.demo import demo_facts, demo_figures, demo_section
 from nanochat_pl.report.numbers import count_text, dollars_text, moment_text, span_text
+from nanochat_pl.report.read import Document
 from nanochat_pl.report.remedies import missing
 from nanochat_pl.report.runs import Run, others
 from nanochat_pl.report.samples import samples_section
@@ -44,7 +45,7 @@ def build(runs: Sequence[Run], everything: Mapping[str, Run], base: Path, now: f
     demo = demo_facts(runs, base)
     sections = (
         Section("Summary", (_summary(runs), *_broken_chain(runs))),
-        Section("Missing, and what makes it", missing(runs, base) or (Remark("Nothing."),)),
+        Section("Missing, and what makes it", missing(runs, base) or (Remark("Nothing is missing."),)),
         Section("CORE", core_section(runs, base)),
         Section("Chat tasks", chat_section(runs)),
         *([Section("The demo", demo_section(demo))] if demo else []),
@@ -59,10 +60,10 @@ def build(runs: Sequence[Run], everything: Mapping[str, Run], base: Path, now: f
         *_damaged(runs),
     )
     chain = " → ".join(run.name for run in runs)
-    return Card("Report card", chain, moment_text(now), tuple(_figures(runs)), sections)
+    return Card("Report card", chain, moment_text(now), tuple(_figures(runs, demo)), sections)
 
 
-def _figures(runs: Sequence[Run]) -> list[Figure]:
+def _figures(runs: Sequence[Run], demo: Document | None) -> list[Figure]:
     """Return the numbers to look at first, those there are."""
     last = runs[-1]
     base = [run for run in runs if run.stage == "base"][-1:]
@@ -70,6 +71,7 @@ def _figures(runs: Sequence[Run]) -> list[Figure]:
     figures = [Figure(f"CORE, {run.name}", core_cell(run)) for run in base]
     figures += [Figure(f"bits per byte, {run.name}", bits_per_byte_cell(run)) for run in base or [last]]
     figures.append(Figure(f"ChatCORE, {last.name}", chat_core_cell(last)))
+    figures += demo_figures(demo) if demo else []
     if time:
         figures.append(Figure("wall clock", Cell(span_text(time.wall_s), time.sources)))
         figures.append(
@@ -81,17 +83,24 @@ def _figures(runs: Sequence[Run]) -> list[Figure]:
 def _summary(runs: Sequence[Run]) -> Table:
     """Return metric by stage."""
     columns = columns_of(runs)
-    rows = [
+    scores = [Row("CORE", tuple(core_cell(column.run) for column in columns)), *chat_rows(columns)]
+    rows = (
         Row("run", tuple(Cell(column.run.name) if column.run else EMPTY for column in columns)),
-        Row("CORE", tuple(core_cell(column.run) for column in columns)),
-        *chat_rows(columns),
-        Row(
-            "bits per byte",
-            tuple(bits_per_byte_cell(column.run) if column.run else EMPTY for column in columns),
-        ),
+        *map(_bare, scores),
+        _bare(Row("bits per byte", tuple(_bits_per_byte(column.run) for column in columns))),
         Row("training time", tuple(_training_time(column.run) for column in columns)),
-    ]
-    return Table("The last number of every stage", ("", *(column.head for column in columns)), tuple(rows))
+    )
+    return Table("The last number of every stage", ("", *(column.head for column in columns)), rows)
+
+
+def _bare(row: Row) -> Row:
+    """Return a row without small type, a word such as "partial" excepted: errors stand in the section's own table."""
+    kept = (cell._replace(note="partial" if "partial" in cell.note else "") for cell in row.cells)
+    return row._replace(cells=tuple(kept), is_total=False)
+
+
+def _bits_per_byte(run: Run | None) -> Cell:
+    return bits_per_byte_cell(run) if run else EMPTY
 
 
 def _training_time(run: Run | None) -> Cell:

@@ -38,11 +38,13 @@ class Row(NamedTuple):
         label: what the row is about.
         cells: its values, one a column.
         dots: values from 0 to 1 drawn on a line, the first being the model's own; none for no drawing.
+        is_total: whether it sums up the rows above.
     """
 
     label: str
     cells: tuple[Cell, ...]
     dots: tuple[float, ...] = ()
+    is_total: bool = False
 
 
 class Table(NamedTuple):
@@ -202,6 +204,17 @@ def place_marks(table: Table) -> Marks:
 def files_of(cell: Cell) -> tuple[str, ...]:
     """Return the files a cell's value comes from, each once."""
     return tuple(dict.fromkeys(source.file for source in cell.sources))
+
+
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """Return numbers as `["3", "5–8"]`, three or more in a row as one."""
+    rows: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    return [text for row in rows for text in ([f"{row[0]}–{row[-1]}"] if len(row) > 2 else map(str, row))]
 
 
 def _one_of(cells: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:

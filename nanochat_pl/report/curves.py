@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from nanochat_pl.report.card import Curve, Series
+from nanochat_pl.report.card import Curve, Remark, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +34,11 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "card",
     "text.parse_math": False,
-    "font.size": 9,
+    "font.size": 11,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.color": INK,
+    "axes.labelcolor": INK,
     "axes.edgecolor": GRID,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -52,6 +55,9 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
+
+
+WITHOUT_CURVES = Remark("The curves are left out, for matplotlib is not installed.", "pip install matplotlib")
 
 
 def can_draw() -> bool:
@@ -92,6 +98,11 @@ def describe(curve: Curve) -> str:
     return f"{curve.title}: {ends}"
 
 
+def is_smoothed(curve: Curve) -> bool:
+    """Tell whether a smoothed line is drawn over what was logged."""
+    return curve.is_noisy and all(len(series.points) >= SMOOTHED_FROM for series in curve.series)
+
+
 def _colours() -> Iterator[str]:
     while True:
         yield from LINES
@@ -100,11 +111,10 @@ def _colours() -> Iterator[str]:
 def _line(axes: Axes, series: Series, colour: str, curve: Curve) -> None:
     points = thinned(shown(series.points, is_log=curve.is_log))
     steps, values = zip(*points, strict=True) if points else ((), ())
-    is_smoothed = curve.is_noisy and len(series.points) >= SMOOTHED_FROM
     marker = "o" if len(points) <= MOST_DOTS else ""
-    faint: dict[str, Any] = {"alpha": 0.35, "linewidth": 0.8} if is_smoothed else {"marker": marker}
+    faint: dict[str, Any] = {"alpha": 0.35, "linewidth": 0.8} if is_smoothed(curve) else {"marker": marker}
     axes.plot(steps, values, color=colour, markersize=2.6, **faint)
-    if is_smoothed:
+    if is_smoothed(curve):
         smooth = smoothed([point for point in shown(series.points) if math.isfinite(point[1])])
         axes.plot(*zip(*thinned(smooth), strict=True), color=colour)
 
@@ -168,7 +178,7 @@ def _dress(axes: Axes, curve: Curve) -> None:
 def tick_text(value: float) -> str:
     """Return a number on an axis: `20k`, `0.05`, `1.5M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * (10 if letter == "k" else 1):
+        if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
     return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat_pl.report.card import Block, Cell, Row, Table
+from nanochat_pl.report.card import Block, Cell, Figure, Row, Table
 from nanochat_pl.report.numbers import count_text, number_text, span_text
 from nanochat_pl.report.read import Document, as_number, dig, read_document
 from nanochat_pl.report.runs import Run
@@ -34,6 +34,12 @@ def demo_facts(runs: Sequence[Run], base: Path) -> Document | None:
     made = document.number("model_time")
     speaks_of_them = any(made is not None and made == run.provenance.number("time") for run in runs)
     return document if speaks_of_them else None
+
+
+def demo_figures(document: Document) -> list[Figure]:
+    """Return the chat model's scores, for the head of the card."""
+    scores = {name: as_number(dig(document.facts, name, "score")) for name in QUESTIONS}
+    return [Figure(name, Cell(number_text(score), (document.source,))) for name, score in scores.items()]
 
 
 def demo_section(document: Document) -> tuple[Block, ...]:

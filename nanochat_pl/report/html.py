@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from nanochat_pl.report.card import (
     Card,
@@ -25,8 +25,9 @@ from nanochat_pl.report.card import (
     Table,
     files_of,
     place_marks,
+    ranges,
 )
-from nanochat_pl.report.curves import COLOURS, can_draw, draw
+from nanochat_pl.report.curves import COLOURS, WITHOUT_CURVES, can_draw, draw, is_smoothed
 
 KINDS = {Table: "table", Remark: "remark", Curves: "curves", Samples: "samples"}
 LONG = 28  # characters of a cell that make a table one of words rather than of numbers
@@ -49,14 +50,17 @@ def to_html(card: Card) -> str:
         kind_of=lambda block: KINDS[type(block)],
         marks_of=place_marks,
         files_of=files_of,
-        numbers_of=lambda files: [numbers[file] for file in files],
+        marks_for=lambda files: ranges(numbers[file] for file in files),
         where=where,
         is_wordy=is_wordy,
         drawn=lambda curve: _drawn(curve, next(drawing)),
         can_draw=can_draw(),
+        without_curves=WITHOUT_CURVES,
         colour_of=lambda index: index % COLOURS + 1,
         places_of=lambda row, table: places(row, table.rows),
         slug=slug,
+        breakable=breakable,
+        is_smoothed=is_smoothed,
     )
     return page.encode("utf-8", "replace").decode(
         "utf-8"
@@ -65,6 +69,11 @@ def to_html(card: Card) -> str:
 
 def _drawn(curve: Curve, number: int) -> Markup:
     return Markup(draw(curve, f"c{number}-"))
+
+
+def breakable(text: str) -> Markup:
+    """Return text that may go on in the next line behind an underscore, and not behind a hyphen."""
+    return escape(text.replace("-", "\u2011")).replace("_", Markup("_<wbr>"))
 
 
 def slug(title: str) -> str:

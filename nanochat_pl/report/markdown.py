@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from nanochat_pl.report.card import Block, Card, Cell, Curves, Remark, Samples, Table, files_of, place_marks
+from nanochat_pl.report.card import (
+    Block,
+    Card,
+    Cell,
+    Curves,
+    Remark,
+    Samples,
+    Table,
+    files_of,
+    place_marks,
+    ranges,
+)
 from nanochat_pl.report.numbers import count_text, number_text
 from nanochat_pl.system.printable import printable
 
-MARKUP = re.compile(r"([\\`*_\[\]<>|~#&$])")
+MARKUP = re.compile(r"([\\`*\[\]<>|~#&$]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore within a word is none
 
 
 def to_markdown(card: Card) -> str:
@@ -113,7 +124,7 @@ def _text(cell: Cell) -> str:
 
 
 def _mark(files: Iterable[str], numbers: dict[str, int]) -> str:
-    marks = "".join(f"[{numbers[file]}]" for file in files)
+    marks = "".join(f"[{number}]" for number in ranges(numbers[file] for file in files))
     return f" {marks}" if marks else ""
 
 

@@ -1,7 +1,7 @@
 """Numbers, spans of time and moments as people read them.
 
-Floats have four places and integers from 10,000 on commas, as in nanochat's report; floats too small for four places
-are in powers of ten.
+Floats have four places and whole numbers from 10,000 on commas, as in nanochat's report; what four places would not
+tell, the very small and the very large, is in powers of ten.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 
 NOTHING = "—"
-SMALL = 0.001
+SMALL, LARGE = 0.001, 1e15
 
 
 def number_text(value: float | None) -> str:
@@ -21,14 +21,14 @@ def number_text(value: float | None) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if not math.isfinite(value):
         return str(value)  # nan, inf: what the file says
-    if 0 < abs(value) < SMALL or abs(value) >= 1e15:
+    if 0 < abs(value) < SMALL or abs(value) >= LARGE:
         return f"{value:.3e}"
-    return f"{value:.4f}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4f}"
 
 
 def count_text(value: float | None) -> str:
     """Return a number that counts something, and may come as a float."""
-    if value is None or not math.isfinite(value) or abs(value) >= 1e15:
+    if value is None or not math.isfinite(value) or abs(value) >= LARGE:
         return number_text(value)
     return number_text(round(value))
 

@@ -72,7 +72,7 @@ def _training(run: Run) -> Iterator[Remark]:
         yield Remark(f"{run.name}: bits per byte", f"python cli.py validate --config {config}")
     if not run.starts:
         yield Remark(
-            f"{run.name}: {run.environment.source.file}; `fit` writes it when it starts, this run began before",
+            f"{run.name}: machine and code, which newer versions of fit note when they start",
             f"{fit} --fresh",
         )
     if not run.metrics["samples"].records and not run.metrics["predictions"].records:

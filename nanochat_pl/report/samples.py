@@ -15,6 +15,7 @@ from nanochat_pl.system.printable import printable
 MOST_PROMPTS = 16
 MOST_STEPS = 5  # of each prompt
 MOST_CHARACTERS = 600
+NO_TEXT = "(nothing)"
 KINDS = {"samples": "while training", "predictions": "asked for with predict"}
 
 
@@ -35,7 +36,9 @@ def _samples(lines: Lines) -> tuple[Sample, ...]:
     for record in lines.records:
         step = record.number("step")
         if step is not None and isinstance(record.facts.get("text"), str):
-            by_prompt.setdefault(_cut(record.facts.get("prompt")), {})[step] = _cut(record.facts["text"])
+            by_prompt.setdefault(_cut(record.facts.get("prompt")), {})[step] = (
+                _cut(record.facts["text"]).strip() or NO_TEXT
+            )
     return tuple(
         Sample(prompt, tuple((f"step {count_text(step)}", texts[step]) for step in _spread(sorted(texts))))
         for prompt, texts in list(by_prompt.items())[:MOST_PROMPTS]

@@ -109,7 +109,7 @@ def chat_metric(run: Run) -> Record | None:
 
 
 def core_cell(run: Run | None) -> Cell:
-    """Return CORE with its standard error."""
+    """Return CORE with its standard error, and a word where tasks are missing."""
     record = core_record(run) if run else None
     if record is None:
         return EMPTY
@@ -129,12 +129,12 @@ def _with_error(record: Record, key: str, notes: list[str]) -> Cell:
     return Cell(number_text(record.number(key)), (record.source,), ", ".join(notes))
 
 
-def score_cell(score: Score | None, *, with_n: bool = True) -> Cell:
+def score_cell(score: Score | None) -> Cell:
     """Return a task's score with its standard error and number of problems."""
     if score is None:
         return EMPTY
     notes = [f"± {number_text(score.error)}"] if score.error is not None else []
-    notes += [f"n {count_text(score.n)}"] if with_n and score.n is not None else []
+    notes += [f"n {count_text(score.n)}"] if score.n is not None else []
     return Cell(number_text(score.value), (score.source,), ", ".join(notes))
 
 
@@ -144,7 +144,7 @@ def chat_rows(columns: Sequence[Column]) -> list[Row]:
     seen = {name for scores in by_column for name in scores}
     names = [name for name in CHAT_TASKS if name in seen] + sorted(seen - set(CHAT_TASKS))
     rows = [Row(name, tuple(score_cell(scores.get(name)) for scores in by_column)) for name in names]
-    return [*rows, Row("ChatCORE", tuple(chat_core_cell(column.run) for column in columns))]
+    return [*rows, Row("ChatCORE", tuple(chat_core_cell(column.run) for column in columns), is_total=True)]
 
 
 def chat_section(runs: Sequence[Run]) -> tuple[Block, ...]:
@@ -154,19 +154,21 @@ def chat_section(runs: Sequence[Run]) -> tuple[Block, ...]:
     if len(rows) == 1 and all(cell == EMPTY for cell in rows[0].cells):
         return (Remark("No chat task has been evaluated."),)
     heads = ("Task", *(column.head for column in columns))
-    versions = [_version(column.run) for column in columns if column.run]
-    remarks = tuple(Remark(text) for text in dict.fromkeys(filter(None, versions)))
-    return (Table("Share of right answers by task and stage", heads, tuple(rows)), *remarks)
+    table = Table("Share of right answers by task and stage", heads, tuple(rows))
+    return (table, *map(Remark, _definitions(runs)))
 
 
-def _version(run: Run) -> str:
-    """Say what ChatCORE is the mean of."""
-    record = chat_metric(run)
-    tasks = record.facts.get("chat/metric_tasks") if record else None
-    if record is None or not isinstance(tasks, list):
-        return ""
-    version = record.facts.get("chat/metric_version")
-    return f"ChatCORE (version {version}) of {run.name} is the mean centred score of {', '.join(map(str, tasks))}."
+def _definitions(runs: Sequence[Run]) -> list[str]:
+    """Say what ChatCORE is the mean of, once for all runs that agree in it."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        record = chat_metric(run)
+        tasks = record.facts.get("chat/metric_tasks") if record else None
+        if record and isinstance(tasks, list):
+            version = f"ChatCORE, version {record.facts.get('chat/metric_version')}"
+            text = f"{version}, is the mean centred score of {', '.join(map(str, tasks))}."
+            found.setdefault(text, []).append(run.name)
+    return [text if len(found) == 1 else f"{', '.join(names)}: {text}" for text, names in found.items()]
 
 
 def core_section(runs: Sequence[Run], base: Path) -> tuple[Block, ...]:
@@ -179,12 +181,15 @@ def core_section(runs: Sequence[Run], base: Path) -> tuple[Block, ...]:
 def _core_table(run: Run, published: Sequence[Published]) -> Table:
     scores = core_scores(run)
     step = next(iter(scores.values())).step
-    names = (f"{model.name}, centred" for model in published)
-    heads = ("Task", "Problems", "Accuracy", "Centred", *names)
+    heads = ("Task", "n", "Accuracy", "±", "Centred", *(model.name for model in published))
     rows = [_core_row(name, score, published) for name, score in scores.items()]
-    whole = Row("CORE", (EMPTY, EMPTY, core_cell(run), *(_published_cell(m, "CORE") for m in published)))
-    caption = f"CORE by task: {run.name} at step {count_text(step)}"
-    return Table(caption, heads, (*rows, whole), "0 is chance, 1 all right")
+    others = (_published_cell(model, "CORE") for model in published)
+    whole = Row("CORE", (EMPTY, EMPTY, EMPTY, core_cell(run), *others), is_total=True)
+    beside = ", beside the published centred scores of GPT-2" if published else ""
+    caption = (
+        f"CORE by task: {run.name} at step {count_text(step)}{beside}. Centred: 0 is chance, 1 all right"
+    )
+    return Table(caption, heads, (*rows, whole), f"● {run.name}" + (" ○ GPT-2" if published else ""))
 
 
 def _core_row(name: str, score: Score, published: Sequence[Published]) -> Row:
@@ -194,7 +199,8 @@ def _core_row(name: str, score: Score, published: Sequence[Published]) -> Row:
         name,
         (
             Cell(count_text(score.n), source if score.n is not None else ()),
-            score_cell(score, with_n=False),
+            Cell(number_text(score.value), source),
+            Cell(number_text(score.error), source if score.error is not None else ()),
             Cell(number_text(score.centred), source if score.centred is not None else ()),
             *(_published_cell(model, name) for model in published),
         ),

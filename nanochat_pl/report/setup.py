@@ -39,7 +39,7 @@ def _power(value: float | None) -> str:
 def plan_section(runs: Sequence[Run]) -> tuple[Block, ...]:
     """Return the plan of every run."""
     if not any(run.plan.facts for run in runs):
-        return (Remark("No plan.json is here; `fit` writes it when it starts."),)
+        return (Remark("No plan.json is here; fit writes it when it starts."),)
     rows = [(label, [_planned(run, keys, text) for run in runs]) for label, keys, text in PLANNED]
     rates = dict.fromkeys(
         name
@@ -52,8 +52,8 @@ def plan_section(runs: Sequence[Run]) -> tuple[Block, ...]:
         for name in rates
     ]
     return (
-        facts_table("Every number `fit` derived before it began", [heading(run) for run in runs], rows),
-        Remark("plan.json holds the formula or the origin of each under `sources`."),
+        facts_table("What was derived before training began", [heading(run) for run in runs], rows),
+        Remark("plan.json holds the formula or the origin of each under the key sources."),
     )
 
 
@@ -66,7 +66,7 @@ def environment_section(runs: Sequence[Run]) -> tuple[Block, ...]:
     """Return code, machine and versions of every run; one column where they are the same."""
     columns = [_environment(run) for run in runs]
     if not any(cell.text for column in columns for cell in column.values()):
-        return (Remark("No environment.json is here; `fit` writes it when it starts."),)
+        return (Remark("No environment.json is here; fit writes it when it starts."),)
     heads = [heading(run) for run in runs]
     if len(columns) > 1 and len({tuple(cell.text for cell in column.values()) for column in columns}) == 1:
         merged = list(zip(*(column.values() for column in columns), strict=True))

@@ -169,7 +169,7 @@ def spent(run: Run) -> Spent | None:
         for first, following in pairwise(borders)
     )
     last = run.starts[-1] if run.starts else {}
-    noted = (run.environment.source,) if starts else ()
+    noted = run.environment.source if starts else run.plan.source  # which tells how many devices
     return Spent(
         began=began[0],
         ended=max(ends),
@@ -177,7 +177,7 @@ def spent(run: Run) -> Spent | None:
         starts=len(starts) or None,
         devices=as_number(last.get("devices")) or run.plan.number("world_size"),
         dollars_per_hour=as_number(last.get("dollars_per_gpu_hour")),
-        sources=(*noted, lines.source, *((run.provenance.source,) if made is not None else ())),
+        sources=(noted, lines.source, *((run.provenance.source,) if made is not None else ())),
     )
 
 
@@ -250,7 +250,7 @@ def time_section(runs: Sequence[Run]) -> tuple[Block, ...]:
         if any(time and time.dollars_per_hour for time in times)
         else "No price: no run noted a GPU."
     )
-    return (facts_table("Time and cost", columns, filled), *map(Remark, remarks))
+    return (facts_table("Time and cost by run", columns, filled), *map(Remark, remarks))
 
 
 def _wall(time: Spent) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from nanochat_pl.report.build import build
-from nanochat_pl.report.curves import can_draw
+from nanochat_pl.report.curves import WITHOUT_CURVES, can_draw
 from nanochat_pl.report.html import to_html
 from nanochat_pl.report.markdown import to_markdown
 from nanochat_pl.report.runs import choose, read_runs
@@ -32,7 +32,7 @@ def report(runs: str | None = None, out: str | None = None) -> None:
     card = build(chosen, everything, base, time.time())
     pages = {"report.md": to_markdown(card), "report.html": to_html(card)}
     if not can_draw():
-        print("without curves, for matplotlib is not installed: pip install matplotlib", file=sys.stderr)
+        print(" ".join(WITHOUT_CURVES), file=sys.stderr)
     for name, text in pages.items():
         write_text(folder / name, text)
         print(folder / name)
