@@ -19,7 +19,12 @@ CLASSES = {
 }
 HOUR = 3600.0
 BEGAN = 1_780_000_000.0
-CORE = {"hellaswag_zeroshot": (0.44, 0.25), "arc_easy": (0.61, 0.48), "boolq": (0.55, -0.18), "copa": (0.7, 0.4)}
+CORE = {
+    "hellaswag_zeroshot": (0.44, 0.25),
+    "arc_easy": (0.61, 0.48),
+    "boolq": (0.55, -0.18),
+    "copa": (0.7, 0.4),
+}
 CHAT = {
     "ARC-Easy": (0.42, 2376),
     "ARC-Challenge": (0.31, 1172),
@@ -28,7 +33,11 @@ CHAT = {
     "HumanEval": (0.07, 164),
     "SpellingBee": (0.98, 256),
 }
-GPT2 = {"openai-community-gpt2": 0.114, "openai-community-gpt2-large": 0.199, "openai-community-gpt2-xl": 0.257}
+GPT2 = {
+    "openai-community-gpt2": 0.114,
+    "openai-community-gpt2-large": 0.199,
+    "openai-community-gpt2-xl": 0.257,
+}
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:

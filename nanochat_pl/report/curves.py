@@ -7,7 +7,6 @@ taken out.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 import re
@@ -23,6 +22,12 @@ if TYPE_CHECKING:
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 5.2, 2.7  # inches of 72 units
+BOX = (
+    0.14,
+    0.2,
+    0.845,
+    0.765,
+)  # of the axes: left, bottom, width, height, with room for numbers of 8 letters
 COLOURS = 6  # of lines in the page's style
 INK, GRID = "#010203", "#010204"
 LINES = tuple(f"#0102{number:02x}" for number in range(0x10, 0x10 + COLOURS))
@@ -61,8 +66,12 @@ WITHOUT_CURVES = Remark("The curves are left out, for matplotlib is not installe
 
 
 def can_draw() -> bool:
-    """Tell whether matplotlib is here."""
-    return importlib.util.find_spec("matplotlib") is not None
+    """Tell whether matplotlib is here, and whole."""
+    try:
+        import matplotlib.figure
+    except ImportError:
+        return False
+    return bool(matplotlib.figure.Figure)
 
 
 def draw(curve: Curve, prefix: str) -> str:
@@ -77,8 +86,8 @@ def draw(curve: Curve, prefix: str) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(WIDTH, HEIGHT))
+        axes = figure.add_axes(BOX)
         for series, colour in zip(curve.series, _colours(), strict=False):
             _line(axes, series, colour, curve)
         _dress(axes, curve)
@@ -156,7 +165,7 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
 
 def _dress(axes: Axes, curve: Curve) -> None:
     """Set axes, grid and labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     values = [value for series in curve.series for _, value in shown(series.points, is_log=curve.is_log)]
     axes.grid(visible=False, axis="x")
@@ -164,8 +173,7 @@ def _dress(axes: Axes, curve: Curve) -> None:
     if curve.is_log and any(map(math.isfinite, values)):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=7))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(axis="y", which="minor", length=0)
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     for axis in (axes.xaxis, axes.yaxis):
@@ -209,4 +217,7 @@ def _attribute(name: str, value: str, prefix: str) -> str:
     value = value.replace("url(#", f"url(#{prefix}").replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
     for number, colour in enumerate(LINES, 1):
         value = value.replace(colour, f"var(--line-{number})")
-    return re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", value) if name == "style" else value
+    if name == "style":  # letters are the page's
+        value = re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", value)
+        value = re.sub(r"font-family: [^;]*;? *", "", value)
+    return value
