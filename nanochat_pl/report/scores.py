@@ -189,7 +189,12 @@ def _core_table(run: Run, published: Sequence[Published]) -> Table:
     caption = (
         f"CORE by task: {run.name} at step {count_text(step)}{beside}. Centred: 0 is chance, 1 all right"
     )
-    return Table(caption, heads, (*rows, whole), f"● {run.name}" + (" ○ GPT-2" if published else ""))
+    return Table(
+        caption,
+        heads,
+        (*rows, whole),
+        f"●\N{NO-BREAK SPACE}{run.name}" + (" ○\N{NO-BREAK SPACE}GPT-2" if published else ""),
+    )
 
 
 def _core_row(name: str, score: Score, published: Sequence[Published]) -> Row:
