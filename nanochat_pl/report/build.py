@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def _others(runs: Sequence[Run]) -> list[Section]:
     if not rows:
         return []
     heads = ("Run", "Stage", "Starts from", "State", "Last trained", "Bits per byte")
-    remark = f"python cli.py report --runs {runs[0].name}"
+    remark = f"python cli.py report --runs {shlex.quote(runs[0].name)}"
     left = len(runs) - len(rows)
     text = "Another card shows them" + (f"; {count_text(left)} older ones are not listed." if left else ".")
     return [Section("Other runs", (Table("Not on this card", heads, rows), Remark(text, remark)))]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, ten times faster, where it was built
 DAMAGE = (ValueError, RecursionError)  # not JSON, not UTF-8; nested beyond any sense
 
 
@@ -109,7 +110,7 @@ def _object(text: bytes) -> dict[str, Any] | None:
 
 def _yaml_object(text: bytes) -> dict[str, Any] | None:
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, *DAMAGE):
         return None
     return value if isinstance(value, dict) else None

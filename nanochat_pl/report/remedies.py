@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def config_of(run: Run) -> str:
     if (CONFIGS / f"{run.name}.yaml").is_file():
         return f"configs/{run.name}.yaml"
     base = '"$NANOCHAT_BASE_DIR"' if os.environ.get("NANOCHAT_BASE_DIR") else "~/.cache/nanochat_pl"
-    return f"{base}/runs/{run.name}/config.yaml"
+    return base + shlex.quote(f"/runs/{run.name}/config.yaml")
 
 
 def _stages(runs: Sequence[Run]) -> Iterator[Remark]:
@@ -54,7 +55,7 @@ def _fit_of(stage: str, last: Run) -> str:
     size = last.name.rpartition("_")[0]
     if (CONFIGS / f"{size}_{stage}.yaml").is_file():
         return f"python cli.py fit --config configs/{size}_{stage}.yaml"
-    start = "" if stage == "base" else f" --model.init_args.init_from {last.name}"
+    start = "" if stage == "base" else f" --model.init_args.init_from {shlex.quote(last.name)}"
     return f"python cli.py fit --config YOUR_{stage.upper()}_STAGE.yaml{start}"
 
 

@@ -57,7 +57,7 @@ def _series(lines: Lines, *keys: str) -> tuple[Series, ...]:
             (step, value) for step, value in points.items() if step is not None and value is not None
         )
         if kept:
-            series.append(Series(key.partition("/")[2] if len(keys) > 1 else key, tuple(kept)))
+            series.append(Series(key.removeprefix("lr/"), tuple(kept)))
     return tuple(series)
 
 
@@ -71,6 +71,7 @@ def results_table(runs: Sequence[Run]) -> Table:
         ("bits per byte, first", [_at(run.metrics["val"], "val/bpb", 0) for run in runs]),
         ("bits per byte, last", [bits_per_byte_cell(run) for run in runs]),
         ("bits per byte, lowest", [_lowest(run.metrics["val"], "val/bpb") for run in runs]),
+        ("bits per byte of training text", [_at(run.metrics["val"], "train/bpb", -1) for run in runs]),
         (
             "tokens/s, median",
             [_median(run.metrics["train"], "train/tokens_per_s", count_text) for run in runs],
@@ -156,8 +157,11 @@ class Spent(NamedTuple):
 def spent(run: Run) -> Spent | None:
     """Return a run's time and price; None where no file tells."""
     lines = run.metrics["train"]
-    moments = sorted(record.number("time") for record in lines.with_key("time"))
     made = run.provenance.number("time")
+    logged = sorted(record.number("time") for record in lines.with_key("time"))
+    moments = [
+        moment for moment in logged if made is None or moment <= made
+    ]  # what comes later is no training
     starts = sorted(time for start in run.starts if (time := as_number(start.get("time"))) is not None)
     ends = [*moments, *([made] if made is not None else [])]
     began = [*starts, *moments][:1]

@@ -207,7 +207,7 @@ def test_text_of_files_never_becomes_markup(base_dir):
     assert not any("javascript:" in value for _, name, value in page.attributes if name == "href")
     assert "\x1b" not in html + markdown
     assert "\x00" not in html + markdown
-    outside = re.sub(r"^(`{3,})text\n.*?\n\1$", "", markdown, flags=re.M | re.S)
+    outside = re.sub(r"^(`{3,})text\n(?:.*?\n)??\1`*$", "", markdown, flags=re.M | re.S)
     outside = re.sub(r"(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)", "", outside)
     assert "<script" not in outside
     assert "<img" not in outside
@@ -418,3 +418,12 @@ def test_the_configuration_of_a_run_is_data(chain):
     markdown, _ = pages(chain)
     assert markdown.splitlines()[2] == "d20_rl"
     assert all(name in markdown for name in CHAT)
+
+
+def test_a_run_whose_name_is_a_command_is_quoted_in_commands(base_dir):
+    write_run(base_dir, "a;touch b", "base")
+    write_run(base_dir, "c;touch d", "base", began=BEGAN - 1e6)
+    markdown, _ = pages(base_dir)
+    assert """test --config "$NANOCHAT_BASE_DIR"'/runs/a;touch b/config.yaml'`""" in markdown
+    assert "init_from 'a;touch b'`" in markdown
+    assert "report --runs 'c;touch d'`" in markdown

@@ -51,7 +51,10 @@ def test_time_between_a_stop_and_the_next_start_is_wall_clock_and_not_training(t
 
 def test_a_later_validation_is_not_training_time(tmp_path):
     folder = write_run(tmp_path, "a_base", "base", hours=2)
-    write_lines(folder / "metrics" / "val.jsonl", [{"step": 1000, "time": BEGAN + 99 * HOUR, "val/bpb": 0.8}])
+    for name in ("train", "val"):
+        line = {"step": 1000, "time": BEGAN + 99 * HOUR, f"{name}/bpb": 0.8}
+        with (folder / "metrics" / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
     assert spent(only(tmp_path)).trained_s == pytest.approx(2 * HOUR)
 
 
@@ -101,3 +104,11 @@ def test_values_that_are_not_finite_are_shown_and_not_the_lowest(tmp_path):
     rows = {row.label: row.cells[0].text for row in results_table([only(tmp_path)]).rows}
     assert rows["bits per byte, last"] == "nan"
     assert rows["bits per byte, lowest"] == "2.0000"
+
+
+def test_bits_per_byte_of_both_texts_are_lines_of_one_curve(tmp_path):
+    folder = write_run(tmp_path, "a_base", "base")
+    lines = [{"step": 1, "time": BEGAN, "val/bpb": 0.9, "train/bpb": 0.8}]
+    write_lines(folder / "metrics" / "val.jsonl", lines)
+    (curve,) = (curve for curve in curves_of(only(tmp_path)).curves if curve.title == "bits per byte")
+    assert [series.name for series in curve.series] == ["val/bpb", "train/bpb"]
