@@ -50,6 +50,7 @@ VERBS = {
         "nanochat_pl.commands.tokenizer:show", "a conversation's tokens and what is learned", positional=True
     ),
     "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
+    "report": Verb("nanochat_pl.report.verb:report", "the report card of a chain of runs, from their files"),
     "demo": Verb("nanochat_pl.demo.road:demo", "the whole road on a laptop, offline"),
 }
 

@@ -37,7 +37,9 @@ def _in_the_repository(monkeypatch, base_dir):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("line", ["--help", "data list", "data list --help", "tokenizer train --help"])
+@pytest.mark.parametrize(
+    "line", ["--help", "report --help", "data list", "data list --help", "tokenizer train --help"]
+)
 def test_quick_verbs_import_neither_torch_nor_lightning(line):
     argv = line.split()
     program = (

@@ -43,11 +43,13 @@ def demo(seed: int = 0, controls: bool = False) -> None:
     first, last = bits_per_byte(run_dir(BASE) / "metrics" / "val.jsonl")
     report = evaluated(seed, seconds)
     run_verb(f"chat --from {SFT} --prompt {shlex.quote(_question())} --temperature 0")
+    run_verb(f"report --runs {BASE},{MID},{SFT}")
     print(table(report))
     print(f"bits per byte of the base model: {first:.3f} untrained, {last:.3f} trained ({last / first:.0%})")
     print(f"time:    {sum(report['seconds'].values()):.0f} s")
     print(f"curves:  {Path(sys.executable).with_name('tensorboard')} --logdir {run_dir('')}")
     print("talk:    python cli.py chat")
+    print(f"report:  {base_dir() / 'report' / 'report.html'}")
     if controls:
         from nanochat_pl.demo.controls import run_controls
 

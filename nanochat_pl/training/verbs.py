@@ -23,6 +23,7 @@ from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals
+from nanochat_pl.system.environment import environment, record_start
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import append_json_line, hold_lock, move_aside
 from nanochat_pl.system.hardware import devices_in_all
@@ -62,6 +63,8 @@ def fit(args: list[str]) -> int:
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if rank_zero_only.rank == 0:
         stage.save_config()
+        device_type = stage.trainer.strategy.root_device.type
+        record_start(stage.run_dir / "environment.json", environment(device_type, world_size))
     stage.trainer.loggers.append(Console(plan.steps))
     _be_deterministic(stage)
     stage.trainer.strategy.checkpoint_io.facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ def test_run_killed_twice_equals_the_unbroken_one(stage):
     assert stage.weights("killed") == stage.weights("unbroken")
     repeated = [losses for losses in stage.all_losses("killed").values() if len(losses) > 1]
     assert all(len(set(losses)) == 1 for losses in repeated)
+    assert len(json.loads((stage.folder("killed") / "environment.json").read_text())["starts"]) == 3
 
 
 def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base):

@@ -9,6 +9,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanochat_pl.artifacts import load_artifact
+from nanochat_pl.report.verb import report
 
 
 def lines(stage, name):
@@ -82,6 +83,19 @@ def test_run_from_its_own_saved_configuration_gives_the_same_losses(stage):
         yaml.safe_load((stage.folder(run) / "config.yaml").read_text()) for run in ("unbroken", "from_saved")
     )
     assert saved | {"run": "from_saved"} == again
+
+
+def test_a_start_notes_what_it_runs_on_and_the_report_card_shows_it(stage, tmp_path, monkeypatch):
+    (start,) = json.loads((stage.folder("unbroken") / "environment.json").read_text())["starts"]
+    assert (start["device"], start["devices"]) == ("cpu", 1)
+    lines = (stage.folder("unbroken") / "metrics" / "train.jsonl").read_text().splitlines()
+    assert start["time"] < json.loads(lines[0])["time"]
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    report(runs="unbroken", out=str(tmp_path))
+    card = (tmp_path / "report.md").read_text()
+    assert start["versions"]["torch"] in card
+    assert "12 (of 12)" in card
+    assert "The river of the town is" in card
 
 
 def test_plan_and_artifact_tell_where_they_come_from(stage):
