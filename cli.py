@@ -50,6 +50,11 @@ VERBS = {
         "nanochat_pl.commands.tokenizer:show", "a conversation's tokens and what is learned", positional=True
     ),
     "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
+    "export": Verb("nanochat_pl.commands.export:export", "write a model for other programs: Hugging Face"),
+    "import": Verb(
+        "nanochat_pl.commands.import_checkpoint:import_checkpoint",
+        "turn a checkpoint of nanochat into a model",
+    ),
     "demo": Verb("nanochat_pl.demo.road:demo", "the whole road on a laptop, offline"),
 }
 
