@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -83,7 +83,7 @@ def their_name(name: str) -> str:
     return f"{NAMES[name.removesuffix('.weight')]}.weight"
 
 
-def to_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def to_config(config: GPTConfig, bos_id: int, stop_ids: Iterable[int]) -> dict[str, Any]:
     """Return the content of `config.json`."""
     return {
         "architectures": [ARCHITECTURE],
@@ -96,8 +96,8 @@ def to_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": float(ROTARY_BASE)},
         "attention_dropout": 0.0,
         "use_cache": True,
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": sorted(tokenizer.stop_ids),
+        "bos_token_id": bos_id,
+        "eos_token_id": sorted(stop_ids),
         "pad_token_id": None,  # transformers would not train the embedding of such an id
     }
 
@@ -134,7 +134,7 @@ def write(
     save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
     facts = dict(provenance) | {WEIGHTS_SHA256: sha256_of(folder / WEIGHTS)}
     tokenizer_files.write_tokenizer(folder, tokenizer, config.sequence_len)
-    write_json(folder / CONFIG, to_config(config, tokenizer))
+    write_json(folder / CONFIG, to_config(config, tokenizer.bos_id, tokenizer.stop_ids))
     write_json(folder / GENERATION, _generation(tokenizer))
     write_json(folder / PROVENANCE, facts)
     write_text(folder / CARD, _card(config, tokenizer, facts))

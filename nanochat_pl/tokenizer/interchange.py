@@ -114,7 +114,7 @@ def from_tokenizer_json(text: str) -> Vocabulary:
         value = json.loads(text)
         model, pattern = value["model"], _split_pattern(value)
         specials = {token["content"]: token["id"] for token in value["added_tokens"]}
-        ranks = {token: rank for token, rank in model["vocab"].items() if token not in specials}
+        ranks = {token: rank for token, rank in model["vocab"].items() if specials.get(token) != rank}
         merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
         tokens = _bytes_of_ranks(ranks)
         if sorted(specials.values()) != list(range(len(tokens), len(tokens) + len(specials))):
