@@ -51,6 +51,11 @@ VERBS = {
     ),
     "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
     "report": Verb("nanochat_pl.report.verb:report", "the report card of a chain of runs, from their files"),
+    "export": Verb("nanochat_pl.commands.export:export", "write a model for other programs: Hugging Face"),
+    "import": Verb(
+        "nanochat_pl.commands.import_checkpoint:import_checkpoint",
+        "turn a checkpoint of nanochat into a model",
+    ),
     "demo": Verb("nanochat_pl.demo.road:demo", "the whole road on a laptop, offline"),
 }
 

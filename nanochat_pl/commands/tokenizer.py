@@ -72,7 +72,7 @@ def show(
 
     if conversations < 1:
         raise BadInput(f"--conversations={conversations}: give 1 or more")
-    loaded = Tokenizer.load(_tokenizer_folder(tokenizer))
+    loaded = Tokenizer.load(tokenizer_folder(tokenizer))
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for conversation in CustomJSON(file, stop=conversations):
         rendered = render(loaded, conversation, max_tokens)
@@ -81,7 +81,7 @@ def show(
         print(f"  {len(rendered.ids)} tokens, {sum(rendered.mask)} learned{cut}\n")
 
 
-def _tokenizer_folder(name: str | None) -> Path:
+def tokenizer_folder(name: str | None) -> Path:
     """Return the folder of a tokenizer given by its name, a run's, or its path.
 
     Raises:
@@ -92,7 +92,7 @@ def _tokenizer_folder(name: str | None) -> Path:
         name = here[0]
     folders = [tokenizer_dir(name), run_dir(name) / "artifact", Path(name).expanduser()] if name else []
     for folder in folders:
-        if (folder / "meta.json").is_file():
+        if (folder / "meta.json").is_file() or (folder / "tokenizer.json").is_file():
             return folder
     wrong = (
         f"--tokenizer {name}: no tokenizer and no finished run of this name"

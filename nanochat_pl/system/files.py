@@ -63,6 +63,25 @@ def append_json_line(path: Path, value: Any) -> None:
         file.write(json.dumps(value) + "\n")
 
 
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; on a clean exit it takes the place of `folder`, on an error it is removed.
+
+    Args:
+        folder: the final one; its parent is created, and what is there is replaced as a whole.
+    """
+    new = temporary_beside(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for path in (*new.iterdir(), new):
+            force_to_disk(path)
+        replace_folder(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Put a complete folder in the place of `target`; no name swaps two folders, so an older one steps aside.
 

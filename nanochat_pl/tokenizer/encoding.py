@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -25,8 +24,14 @@ import numpy as np
 
 from nanochat_pl._rustbpe import Bpe
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.files import replace_folder, temporary_beside, write_text
-from nanochat_pl.tokenizer.interchange import from_ranks_file, to_ranks_file, to_tokenizer_json
+from nanochat_pl.system.files import complete_folder, write_text
+from nanochat_pl.tokenizer.interchange import (
+    from_ranks_file,
+    from_tokenizer_json,
+    merges_follow_ranks,
+    to_ranks_file,
+    to_tokenizer_json,
+)
 
 SPECIAL_TOKENS = (
     "<|bos|>",  # begins every document
@@ -207,18 +212,23 @@ class Tokenizer:
             if folder.is_dir() and any(path.name not in FILES for path in folder.iterdir()):
                 _write(folder, contents)
             else:
-                _write_as_a_whole(folder, contents)
+                with complete_folder(folder) as new:
+                    _write(new, contents)
         except OSError as error:
             raise Failure(f"{folder}: could not be written: {error.strerror or error}") from error
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Read a tokenizer that `save` wrote.
+        """Read a tokenizer that `save` wrote, or one of the same kind that Hugging Face's libraries wrote.
 
         Raises:
             Failure: a file is missing, cut short or altered; the message names it and how to make it again.
         """
         folder = Path(folder)
+        if (folder / TOKENIZER_JSON).is_file() and not any(
+            (folder / name).exists() for name in (RANKS, META)
+        ):
+            return cls._load_tokenizer_json(folder / TOKENIZER_JSON)
         meta = _read_meta(folder / META)
         contents = {name: _read_verified(folder / name, digest) for name, digest in meta["files"].items()}
         try:
@@ -230,6 +240,33 @@ class Tokenizer:
             raise Failure(f"{folder / META}: describes another tokenizer than {RANKS} beside it\n{REMEDY}")
         return tokenizer
 
+    @classmethod
+    def _load_tokenizer_json(cls, path: Path) -> Tokenizer:
+        """Read a `tokenizer.json` that stands alone, with nothing to vouch for it but itself."""
+        try:
+            vocabulary = from_tokenizer_json(_read(path).decode("utf-8"))
+            tokenizer = cls.from_ranks(vocabulary.tokens, vocabulary.pattern)
+            is_ours = merges_follow_ranks(vocabulary, tokenizer._bpe.merges())
+        except ValueError as error:
+            raise Failure(f"{path}: {error}, so it cannot be read as a tokenizer of this project") from None
+        if vocabulary.special_tokens != list(SPECIAL_TOKENS):
+            raise Failure(
+                f"{path}: its special tokens are not the nine of a conversation, in their order\n"
+                f"They must be: {' '.join(SPECIAL_TOKENS)}"
+            )
+        if not is_ours:
+            raise Failure(f"{path}: merges its tokens in another order than that of their ids")
+        return tokenizer
+
+    def to_json(self, begin_with_bos: bool = False) -> str:
+        """Return the `tokenizer.json` for the library `tokenizers`.
+
+        Args:
+            begin_with_bos: let it put BOS before a text, unless told to add no special tokens.
+        """
+        first = "<|bos|>" if begin_with_bos else None
+        return to_tokenizer_json(self.tokens, self._bpe.merges(), self.pattern, SPECIAL_TOKENS, first)
+
     def _as_ids(self, token: int | str | None) -> list[int]:
         if token is None:
             return []
@@ -238,7 +275,7 @@ class Tokenizer:
     def _contents(self) -> dict[str, str]:
         """Return the text of every file; the last vouches for the others."""
         contents = {
-            TOKENIZER_JSON: to_tokenizer_json(self.tokens, self._bpe.merges(), self.pattern, SPECIAL_TOKENS),
+            TOKENIZER_JSON: self.to_json(),
             RANKS: to_ranks_file(self.tokens),
             TOKEN_BYTES: json.dumps(self.token_bytes.tolist()),
         }
@@ -257,16 +294,6 @@ class Tokenizer:
 def _write(folder: Path, contents: Mapping[str, str]) -> None:
     for name, text in contents.items():
         write_text(folder / name, text)
-
-
-def _write_as_a_whole(folder: Path, contents: Mapping[str, str]) -> None:
-    building = temporary_beside(folder)
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        _write(building, contents)
-        replace_folder(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _read(path: Path) -> bytes:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_gpt import random_gpt
 
+from nanochat_pl.artifacts import load_artifact, save_huggingface
+from nanochat_pl.artifacts.huggingface import their_name, to_config
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model.config import GPTConfig
-from nanochat_pl.model.gpt import GPT
-
-NAMES = {
-    "wte": "model.embed_tokens",
-    "lm_head": "lm_head",
-    "attn.c_q": "self_attn.q_proj",
-    "attn.c_k": "self_attn.k_proj",
-    "attn.c_v": "self_attn.v_proj",
-    "attn.c_proj": "self_attn.o_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
+from nanochat_pl.tokenizer.encoding import Tokenizer
 
 SHAPES = [
     GPTConfig(sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=64),
@@ -32,37 +26,10 @@ def transformers():
     return pytest.importorskip("transformers")
 
 
-def random_gpt(config, std):
-    gpt, generator = GPT(config), torch.Generator().manual_seed(11)
-    for name, weight in gpt.named_parameters():
-        scale = 1.0 if name == "wte.weight" else std * weight.size(1) ** -0.5
-        torch.nn.init.normal_(weight, 0, scale, generator=generator)
-    return gpt
-
-
-def their_name(name):
-    name = name.removesuffix(".weight")
-    if name.startswith("blocks."):
-        _, layer, part = name.split(".", 2)
-        return f"model.layers.{layer}.{NAMES[part]}.weight"
-    return f"{NAMES[name]}.weight"
-
-
 def their_model(transformers, gpt, attention):
-    """Return Hugging Face's model of the shape and with the weights of ours; all else is their default."""
-    config = gpt.config
-    theirs = transformers.NanoChatForCausalLM(
-        transformers.NanoChatConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.n_embd,
-            intermediate_size=4 * config.n_embd,
-            num_hidden_layers=config.n_layer,
-            num_attention_heads=config.n_head,
-            num_key_value_heads=config.n_kv_head,
-            max_position_embeddings=config.sequence_len,
-            attn_implementation=attention,
-        )
-    )
+    """Return Hugging Face's model of the configuration and with the weights of ours."""
+    config = transformers.NanoChatConfig(**to_config(gpt.config, 0, [1]), attn_implementation=attention)
+    theirs = transformers.NanoChatForCausalLM(config)
     theirs.load_state_dict({their_name(name): value for name, value in gpt.state_dict().items()})
     return theirs.eval()
 
@@ -80,7 +47,7 @@ def test_their_defaults_are_our_constants(transformers):
 @pytest.mark.parametrize(("std", "attention"), [(1.0, "sdpa"), (2.0, "eager")])
 @torch.no_grad()
 def test_logits_and_likeliest_ids_are_those_of_transformers(transformers, config, std, attention):
-    gpt = random_gpt(config, std)
+    gpt = random_gpt(config, seed=11, std=std)
     ids = torch.randint(
         config.vocab_size, (3, config.sequence_len), generator=torch.Generator().manual_seed(1)
     )
@@ -88,3 +55,48 @@ def test_logits_and_likeliest_ids_are_those_of_transformers(transformers, config
     assert ours.std() > 0.5
     assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
     assert (ours - theirs).abs().max() <= 5e-3
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A folder of Hugging Face's form, and the model it was written from."""
+    tokenizer = Tokenizer.from_ranks([bytes([value]) for value in range(256)], r"\p{L}+|[^\p{L}]+")
+    config = GPTConfig(
+        sequence_len=256, vocab_size=tokenizer.vocab_size, n_layer=4, n_head=2, n_kv_head=1, n_embd=128
+    )
+    folder = tmp_path_factory.mktemp("exported") / "hf"
+    gpt = random_gpt(config, seed=5)
+    save_huggingface(folder, gpt, tokenizer, {"run": "random"})
+    return folder, gpt
+
+
+@torch.no_grad()
+def test_ten_thousand_tokens_have_the_same_likeliest_next_id_in_an_exported_model(transformers, exported):
+    folder, gpt = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert type(theirs) is transformers.NanoChatForCausalLM
+    assert theirs.dtype == torch.float32
+    ids = torch.randint(gpt.config.vocab_size, (40, 256), generator=torch.Generator().manual_seed(2))
+    ours, logits = gpt(ids), theirs(ids).logits
+    assert ids.numel() >= 10_000
+    assert torch.equal(ours.argmax(-1), logits.argmax(-1))
+    assert (ours - logits).abs().max() <= 5e-3
+
+
+def test_greedy_answers_with_a_cache_are_those_of_the_engine(transformers, exported):
+    folder, gpt = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    prompts = tokenizer(
+        ["A river", "The founder of the town was"], padding=True, padding_side="left", return_tensors="pt"
+    )
+    said = theirs.generate(**prompts, do_sample=False, temperature=None, top_k=None, max_new_tokens=40)
+    engine = Engine(gpt, load_artifact(folder).tokenizer, None, rows=2)
+    asked = [
+        row[mask.bool()].tolist() for row, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)
+    ]
+    ours = engine.generate(asked, SamplingSettings(temperature=0.0, max_new_tokens=40))
+    stops = load_artifact(folder).tokenizer.stop_ids
+    for completion, row in zip(ours, said[:, prompts.input_ids.size(1) :].tolist(), strict=True):
+        ends = [place for place, token in enumerate(row) if token in stops]
+        assert completion.ids == row[: ends[0] + 1 if ends else None]

@@ -8,7 +8,7 @@ import pytest
 from tiny_stage import TinyStage
 
 import cli
-from nanochat_pl.artifacts import find_artifact, load_artifact
+from nanochat_pl.artifacts import find_artifact, load_artifact, save_huggingface
 from nanochat_pl.commands import tokenizer
 
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -72,6 +72,18 @@ def test_stage_starts_from_the_artifacts_weights_shape_and_tokenizer(later, monk
     assert after.provenance["is_chat"]
     untrained = [float.fromhex(later.losses(run)[1]) for run in ("chat_start", "chat_unbroken")]
     assert untrained[1] < untrained[0] - 0.5
+
+
+def test_stage_that_starts_from_a_hugging_face_folder_trains_as_from_the_artifact(
+    later, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(later.base))
+    start = load_artifact(find_artifact("chat_start"))
+    save_huggingface(tmp_path / "hf", start.gpt, start.tokenizer, start.provenance)
+    (tmp_path / "hf" / "provenance.json").unlink()  # as another program leaves it
+    later.fit("--model.init_args.init_from", str(tmp_path / "hf"), run="chat_from_hf")
+    assert later.losses("chat_from_hf") == later.losses("chat_unbroken")
+    assert later.weights("chat_from_hf") == later.weights("chat_unbroken")
 
 
 def test_chat_run_killed_twice_equals_the_unbroken_one(later):

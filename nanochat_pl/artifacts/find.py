@@ -1,0 +1,61 @@
+"""From a name to a folder: which artifact a run, a path or nothing at all means."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from nanochat_pl.artifacts.contents import CONFIG, PROVENANCE, read_object
+from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.paths import run_dir
+
+
+def find_artifact(source: str) -> Path:
+    """Return the artifact folder named by `source`: a run's name, or a folder that is one or holds one.
+
+    Raises:
+        BadInput: neither a run nor a folder of this name has an artifact.
+    """
+    folders = _places(source)
+    for folder in folders:
+        if (folder / CONFIG).is_file():
+            return folder
+    if any(Path(source).expanduser().glob("model_*.pt")):
+        raise BadInput(
+            f"{source}: holds checkpoints of nanochat, no artifact\n"
+            f"Convert the newest: python cli.py import --from {source} --tokenizer NAME|DIR|FILE --out DIR"
+        )
+    raise BadInput(
+        f"no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n"
+        f"Train it first: python cli.py fit --config configs/{Path(source).name}.yaml"
+    )
+
+
+def is_artifact(source: str) -> bool:
+    """Tell whether `find_artifact` would find one."""
+    return any((folder / CONFIG).is_file() for folder in _places(source))
+
+
+def newest_chat_artifact() -> Path:
+    """Return the artifact of the chat stage that finished last.
+
+    Raises:
+        Failure: there is none.
+    """
+    finished: list[tuple[float, Path]] = []
+    for provenance in run_dir("").glob(f"*/artifact/{PROVENANCE}"):
+        with suppress(Failure):  # a damaged one is its own run's trouble
+            facts = read_object(provenance)
+            if facts.get("is_chat"):
+                finished.append((facts.get("time", 0.0), provenance.parent))
+    if not finished:
+        raise Failure(
+            f"{run_dir('')}: no model that can chat is here\n"
+            "Make a small one in minutes: python cli.py demo    or name one: --from RUN|DIR"
+        )
+    return max(finished)[1]
+
+
+def _places(source: str) -> tuple[Path, ...]:
+    given = Path(source).expanduser()
+    return run_dir(source) / "artifact", given, given / "artifact"
