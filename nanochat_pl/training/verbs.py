@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from nanochat_pl.artifacts import WEIGHTS_SHA256, Artifact, is_artifact, load_artifact
+from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact, weights_digest
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model.gpt import GPT
@@ -240,7 +240,7 @@ def load_model(stage: StageCLI) -> Loaded:
     if artifact and (newest is None or newest.step <= artifact.provenance["step"]):
         _require_same_tokenizer(stage, artifact)
         stage.model.gpt = artifact.gpt
-        return Loaded(artifact.provenance["step"], artifact.provenance[WEIGHTS_SHA256])
+        return Loaded(artifact.provenance["step"], weights_digest(artifact.folder))
     if newest is None:
         raise Failure(
             f"{stage.run_dir}: no trained model here\n"
