@@ -52,9 +52,8 @@ class Kept(Logger):
 def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
     """Return a module of two layers with its plan."""
     torch.manual_seed(42)
-    model = LanguageModel(
-        depth=2, vocab_size=VOCAB_SIZE, aspect_ratio=16, head_dim=16, compile=False, **settings
-    )
+    shape = {"depth": 2, "vocab_size": VOCAB_SIZE, "aspect_ratio": 16, "head_dim": 16, "compile": False}
+    model = LanguageModel(**shape | settings)
     plan = make_plan(
         model.gpt_config(SEQUENCE_LEN),
         sequence_len=SEQUENCE_LEN,

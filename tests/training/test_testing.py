@@ -8,10 +8,15 @@ import signal
 import time
 
 import pytest
+from core_files import make_items, write_bundle
 from tiny_stage import TinyStage
 
 import cli
+from nanochat_pl.artifacts import load_artifact
+from nanochat_pl.evaluation.core_bundle import read_bundle
+from nanochat_pl.evaluation.core_metric import core_exams
 from nanochat_pl.evaluation.exam import Score
+from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.results import chat_metrics, score_table
 
 WORLD = ["--tasks", "world,world-sums", "--chat_metric.rows", "2", "--chat_metric.max_new_tokens", "8"]
@@ -131,3 +136,46 @@ def test_the_table_says_how_many_prompts_did_not_fit():
     assert table.splitlines()[1].split() == [
         *["MMLU", "25.00%", "1.00%", "25.0%", "0.0000", "1,000", "3", "prompts", "cropped"]
     ]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Two tasks of CORE, and one whose file is not there."""
+    tasks = {
+        "choices": {"kind": "multiple_choice", "items": make_items("multiple_choice", 12), "baseline": 25},
+        "words": {"kind": "language_modeling", "items": make_items("language_modeling", 9), "shots": 1},
+        "lost": {"kind": "schema", "items": None},
+    }
+    return write_bundle(tmp_path_factory.mktemp("core"), tasks)
+
+
+def test_a_base_stage_is_measured_whole_and_what_is_missing_makes_core_partial(stage, bundle):
+    done = stage.finish("test", "--core_metric.path", str(bundle), "--max_problems", "8", run="unbroken")
+    assert done.returncode == 1
+    assert "missing: lost" in done.stderr
+    for shown in ("bits per byte", "The river of the town is|", "choices", "words", "CORE is partial"):
+        assert shown in done.stdout
+    metrics = stage.folder("unbroken") / "metrics"
+    core = json.loads((metrics / "core.jsonl").read_text().splitlines()[-1])
+    assert (core["step"], core["core/is_partial"], core["core/missing"]) == (12, True, ["lost"])
+    assert (core["core/choices_n"], core["core/words_n"]) == (8, 8)
+    val = json.loads((metrics / "val.jsonl").read_text().splitlines()[-1])
+    assert val["val/bpb"] != val["train/bpb"]
+    assert val["step"] == 12
+    assert len(items(stage, "unbroken", "choices")) == 8
+
+
+def test_a_model_of_hugging_faces_takes_core_too(stage, bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    folder = tmp_path / "theirs"
+    assert cli.main(["export", "--from", "unbroken", "--format", "hf", "--out", str(folder)]) == 0
+    command = ["test", "--hf", str(folder), "--bundle", str(bundle), "--max_problems", "8"]
+    assert cli.main(command) == 1
+    shown = capsys.readouterr()
+    assert "missing: lost" in shown.err
+    assert "choices" in shown.out
+    ours = GPTScorer(*load_artifact(stage.folder("unbroken") / "artifact")[:2])
+    for exam in core_exams(ours, read_bundle(bundle), 8):
+        records = items(stage, "hf_theirs", exam.name.removeprefix("core/"))
+        assert [record["score"] for record in records] == [r.score for r in exam.examine(range(8))]
+    assert cli.main(["test", "--hf", str(tmp_path / "nowhere"), "--bundle", str(bundle)]) == 2
