@@ -85,7 +85,7 @@ def _core(run: Run) -> Iterator[Remark]:
     record = core_record(run)
     if record is None and not core_scores(run):
         yield Remark(f"{run.name}: CORE", test)
-    elif record is None or record.facts.get("core/is_partial"):
+    elif record is None or record.number("core/metric") is None:
         lacking = record.facts.get("core/missing") if record else None
         names = ", ".join(map(str, lacking)) if isinstance(lacking, list) and lacking else "some tasks"
         yield Remark(f"{run.name}: CORE is partial, without {names}", test)

@@ -17,7 +17,7 @@ from nanochat_pl.report.read import Record, Source, as_number
 from nanochat_pl.report.runs import STAGES, Run
 
 CHAT_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")  # those of ChatCORE
-ABOUT_THE_WHOLE = ("metric", "metric_se", "metric_version", "metric_tasks", "is_partial", "missing")
+ABOUT_THE_WHOLE = ("metric", "metric_se", "partial", "partial_se")
 PARTS = ("_se", "_n", "_centred")
 
 
@@ -96,16 +96,25 @@ def _is_part(key: str, record: Record) -> bool:
 
 
 def core_record(run: Run) -> Record | None:
-    """Return the line CORE is taken from: a whole one rather than a partial one, then the latest."""
-    records = [record for record in _of_last_step(run, "core") if record.number("core/metric") is not None]
-    whole = [record for record in records if not record.facts.get("core/is_partial")]
-    return next(reversed(whole or records), None)
+    """Return the line CORE is taken from: a whole one rather than a partial one."""
+    return _most_asked(run, "core", "core/metric") or _most_asked(run, "core", "core/partial")
 
 
 def chat_metric(run: Run) -> Record | None:
-    """Return the line ChatCORE is taken from, the latest."""
-    records = [record for record in _of_last_step(run, "chat") if record.number("chat/metric") is not None]
-    return next(reversed(records), None)
+    """Return the line ChatCORE is taken from."""
+    return _most_asked(run, "chat", "chat/metric")
+
+
+def _most_asked(run: Run, family: str, key: str) -> Record | None:
+    """Return the line of the last step with a number under `key`, over the most problems, of equal ones the latest."""
+    records = [record for record in _of_last_step(run, family) if record.number(key) is not None]
+    return max(enumerate(records), key=lambda at: (_problems(at[1]), at[0]))[1] if records else None
+
+
+def _problems(record: Record) -> float:
+    return sum(
+        record.number(key) or 0 for key in record.facts if key.endswith("_n") and _is_part(key, record)
+    )
 
 
 def core_cell(run: Run | None) -> Cell:
@@ -113,8 +122,9 @@ def core_cell(run: Run | None) -> Cell:
     record = core_record(run) if run else None
     if record is None:
         return EMPTY
-    partial = ["partial"] if record.facts.get("core/is_partial") else []
-    return _with_error(record, "core/metric", partial)
+    if record.number("core/metric") is None:
+        return _with_error(record, "core/partial", ["partial"])
+    return _with_error(record, "core/metric", [])
 
 
 def chat_core_cell(run: Run | None) -> Cell:

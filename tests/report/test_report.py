@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_files import BEGAN, CHAT, chat_line, core_line, write_chain, write_lines, write_run
+from run_files import (
+    BEGAN,
+    CHAT,
+    chat_line,
+    core_line,
+    partial_core_line,
+    write_chain,
+    write_lines,
+    write_run,
+)
 from tiny_stage import ROOT
 
 import cli
@@ -180,10 +189,7 @@ def poisoned(base: Path) -> Path:
         metrics / "chat.jsonl",
         [{**chat_line(1), f"chat/{EVIL}": 0.5, "chat/metric_version": EVIL, "chat/metric_tasks": [EVIL]}],
     )
-    write_lines(
-        metrics / "core.jsonl",
-        [core_line(1, **{f"core/{EVIL}": 0.1, "core/is_partial": True, "core/missing": [EVIL]})],
-    )
+    write_lines(metrics / "core.jsonl", [partial_core_line(1, missing=[EVIL]) | {f"core/{EVIL}": 0.1}])
     text = (
         json.dumps(json.loads((folder / "environment.json").read_text()))
         .replace("Say it", "SAY")
@@ -253,8 +259,7 @@ def test_what_is_missing_is_named_with_a_command_that_exists(base_dir):
     assert len(commands) > 8
     for command in commands:
         words = command.split()[2:]
-        if words[0] != "test":  # a verb of its own making
-            cli.split_verb(words)
+        cli.split_verb(words)
         config = words[words.index("--config") + 1]
         assert (ROOT / config).is_file() or "YOUR_" in config
         assert command in Page(html).words
@@ -268,11 +273,10 @@ def test_a_run_of_another_name_is_repaired_by_its_resolved_configuration(base_di
 
 def test_a_partial_core_names_the_tasks_it_lacks(base_dir):
     folder = write_run(base_dir, "d20_base", "base")
-    partial = core_line(1000, **{"core/is_partial": True, "core/missing": ["squad", "coqa"]})
-    write_lines(folder / "metrics" / "core.jsonl", [partial])
+    write_lines(folder / "metrics" / "core.jsonl", [partial_core_line(1000)])
     markdown, _ = pages(base_dir)
     assert "d20_base: CORE is partial, without squad, coqa" in markdown
-    assert "(partial)" in markdown
+    assert "0.9000 (partial)" in markdown
     assert "GPT-2's published CORE scores" in markdown
 
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from run_files import CORE, chat_line, core_line, write_chain, write_lines, write_published, write_run
+from run_files import (
+    CORE,
+    chat_line,
+    core_line,
+    partial_core_line,
+    write_chain,
+    write_lines,
+    write_published,
+    write_run,
+)
 
 from nanochat_pl.report.card import EMPTY
 from nanochat_pl.report.published import published_scores
@@ -59,11 +68,18 @@ def test_whole_numbers_about_all_tasks_are_no_tasks(tmp_path):
 
 
 def test_a_partial_core_is_called_so_and_a_whole_one_is_preferred(tmp_path):
-    partial = core_line(10, **{"core/is_partial": True, "core/metric": 0.9, "core/missing": ["squad"]})
-    run = run_with(tmp_path, core=[core_line(10), partial])
+    run = run_with(tmp_path, core=[core_line(10), partial_core_line(10)])
     assert core_cell(run).text == "0.2219"
-    run = run_with(tmp_path / "other", core=[partial])
-    assert "partial" in core_cell(run).note
+    run = run_with(tmp_path / "other", core=[partial_core_line(10)])
+    assert (core_cell(run).text, core_cell(run).note) == ("0.9000", "partial, ± 0.0100")
+    assert set(task_scores(run, "core")) == set(CORE)
+
+
+def test_core_of_few_problems_does_not_replace_core_of_many(tmp_path):
+    few = core_line(10, **{"core/metric": 0.5} | {f"core/{name}_n": 20 for name in CORE})
+    assert core_cell(run_with(tmp_path, core=[core_line(10), few])).text == "0.2219"
+    again = core_line(10, **{"core/metric": 0.3})
+    assert core_cell(run_with(tmp_path / "other", core=[core_line(10), again, few])).text == "0.3000"
 
 
 def test_without_chatcore_there_is_no_number_in_its_place(tmp_path):
