@@ -43,19 +43,26 @@ def config_of(run: Run) -> str:
 
 
 def _stages(runs: Sequence[Run]) -> Iterator[Remark]:
-    """Name the stages that were not trained; what comes before the first is missing only if it is named."""
+    """Name the stages that were not trained."""
     here = {run.stage for run in runs}
-    last = max(runs, key=lambda run: STAGES.index(run.stage) if run.stage in STAGES else -1)
-    for stage in STAGES:
+    for place, stage in enumerate(STAGES):
         if stage not in here:
-            yield Remark(f"{stage.upper()}: not trained", _fit_of(stage, last))
+            before = [run for run in runs if run.stage in STAGES[:place]]
+            yield Remark(f"{stage.upper()}: not trained", _fit_of(stage, runs[-1].name, before))
 
 
-def _fit_of(stage: str, last: Run) -> str:
-    size = last.name.rpartition("_")[0]
+def _fit_of(stage: str, name: str, before: Sequence[Run]) -> str:
+    """Return the command that trains a stage: with the file of the same size, else with one to be written.
+
+    Args:
+        stage: the one missing.
+        name: of a run of its chain, `<size>_<stage>`.
+        before: runs of earlier stages; it starts from the last.
+    """
+    size = name.rpartition("_")[0]
     if (CONFIGS / f"{size}_{stage}.yaml").is_file():
         return f"python cli.py fit --config configs/{size}_{stage}.yaml"
-    start = "" if stage == "base" else f" --model.init_args.init_from {shlex.quote(last.name)}"
+    start = f" --model.init_args.init_from {shlex.quote(before[-1].name)}" if before else ""
     return f"python cli.py fit --config YOUR_{stage.upper()}_STAGE.yaml{start}"
 
 

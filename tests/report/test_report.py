@@ -431,3 +431,11 @@ def test_a_run_whose_name_is_a_command_is_quoted_in_commands(base_dir):
     assert """test --config "$NANOCHAT_BASE_DIR"'/runs/a;touch b/config.yaml'`""" in markdown
     assert "init_from 'a;touch b'`" in markdown
     assert "report --runs 'c;touch d'`" in markdown
+
+
+def test_a_stage_left_out_starts_from_the_stage_before_it(base_dir):
+    write_run(base_dir, "one", "base")
+    write_run(base_dir, "two_sft", "sft", init_from="one")
+    markdown, _ = pages(base_dir, runs="one,two_sft")
+    assert "YOUR_MID_STAGE.yaml --model.init_args.init_from one`" in markdown
+    assert "YOUR_RL_STAGE.yaml --model.init_args.init_from two_sft`" in markdown
