@@ -147,7 +147,9 @@ def call(name: str, target: Callable[..., None], args: list[str]) -> int:
         """A plain verb's parser."""
 
         def error(self, message: str, ex: Exception | None = None) -> None:
-            super().error(re.sub(r"required: (\w+)_\b", r"required: --\1", message), ex)
+            if not VERBS[name].positional:
+                message = re.sub(r"(?<=required: ).+", _as_options, message)
+            super().error(message, ex)
 
     parser = Parser(prog=f"cli.py {name}", description=VERBS[name].summary)
     parser.add_function_arguments(target, as_positional=VERBS[name].positional)
@@ -155,6 +157,11 @@ def call(name: str, target: Callable[..., None], args: list[str]) -> int:
         _drop_trailing_underscore(parser, action)
     target(**parser.parse_args(args).as_dict())
     return 0
+
+
+def _as_options(names: re.Match[str]) -> str:
+    """Return names of parameters, separated by commas, as they are typed."""
+    return ", ".join(f"--{name.strip().rstrip('_')}" for name in names[0].split(","))
 
 
 def _drop_trailing_underscore(parser: Any, action: Any) -> None:
