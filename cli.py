@@ -7,12 +7,14 @@ print the list or to catch a mistyped verb. What a verb does stands with its fun
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
@@ -36,9 +38,9 @@ VERBS = {
     "test": Verb("nanochat_pl.training.testing:test", "a stage's whole evaluation", True),
     "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True),
     "plan": Verb("nanochat_pl.commands.plan:plan", "every number of a run and where it comes from", True),
-    "data list": Verb("nanochat_pl.commands.data:list_corpora", "what the stages need, and what is here"),
+    "data list": Verb("nanochat_pl.commands.data:list_data", "what the stages need, and what is here"),
     "data check": Verb("nanochat_pl.commands.data:check", "verify sizes and hashes of what a stage needs"),
-    "data fetch": Verb("nanochat_pl.commands.data:fetch", "where to put what a stage needs"),
+    "data fetch": Verb("nanochat_pl.commands.data:fetch", "download what a stage needs, verified"),
     "data generate": Verb(
         "nanochat_pl.commands.data:generate", "write the embedded world's shards", positional=True
     ),
@@ -155,7 +157,7 @@ def call(name: str, target: Callable[..., None], args: list[str]) -> int:
     parser.add_function_arguments(target, as_positional=VERBS[name].positional)
     for action in parser._actions:
         _drop_trailing_underscore(parser, action)
-    target(**parser.parse_args(args).as_dict())
+    target(**parser.parse_args(gathered(target, args)).as_dict())
     return 0
 
 
@@ -164,8 +166,32 @@ def _as_options(names: re.Match[str]) -> str:
     return ", ".join(f"--{name.strip().rstrip('_')}" for name in names[0].split(","))
 
 
+def gathered(target: Callable[..., None], args: list[str]) -> list[str]:
+    """Give `--for A B --for C` as the one list that the parser expects, where a parameter is a list."""
+    lists = {
+        f"--{name.rstrip('_')}"
+        for name, parameter in signature(target).parameters.items()
+        if str(parameter.annotation).startswith("list[")
+    }
+    values: dict[str, list[str]] = {}
+    rest: list[str] = []
+    taking: list[str] = rest
+    for word in args:
+        name, has_value, value = word.partition("=")
+        if name in lists:
+            taking = values.setdefault(name, [])
+            taking += [value] if has_value else []
+        else:
+            taking = rest if word.startswith("--") else taking  # an option's values end at the next option
+            taking.append(word)
+    return [*(f"{name}={json.dumps(words)}" for name, words in values.items()), *rest]
+
+
 def _drop_trailing_underscore(parser: Any, action: Any) -> None:
     """Offer a parameter such as `for_`, which Python would not let be called `for`, under its proper name."""
+    for option in [option for option in action.option_strings if option.endswith("_+")]:  # a list's way to append
+        action.option_strings.remove(option)
+        del parser._option_string_actions[option]
     for option in [option for option in action.option_strings if option.endswith("_")]:
         action.option_strings[action.option_strings.index(option)] = option.rstrip("_")
         parser._option_string_actions[option.rstrip("_")] = parser._option_string_actions.pop(option)

@@ -1,38 +1,227 @@
 """`data list | check | fetch | generate | repackage`: what the stages read, and how it gets here.
 
-None of these imports torch or lightning: they run on login nodes, in job scripts and in a second.
+None of these imports torch or lightning: they run on login nodes, in job scripts and in a second. What a stage needs
+is found out in `stage_needs.py`; only `fetch` opens a connection.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
-from nanochat_pl.commands.stage_tasks import check_tasks
-from nanochat_pl.system.assets import CORPORA, CorpusAsset
+from nanochat_pl.commands.stage_needs import (
+    CorpusNeed,
+    StageNeeds,
+    assets_to_fetch,
+    command_for,
+    is_own,
+    needs_of,
+)
+from nanochat_pl.system.assets import CORPORA, TASKS, Asset
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import base_dir, corpus_dir
 
 WORLD_ROWS_PER_SHARD = 8192
 REPACKAGED_ROWS_PER_SHARD = 52 * 1024  # about 100 MB of web text
+EXAMPLE_STAGE = "configs/d20_base.yaml"
 
 
-def list_corpora() -> None:
-    """Print every known corpus: what it is, whether it is here, and the command that gets it."""
-    here = base_dir() / "data"
-    own = sorted(path.name for path in here.iterdir() if path.is_dir()) if here.is_dir() else []
-    print(f"{here}:")
-    for asset in CORPORA.values():
-        print(f"  {asset.name:<14} {_state(corpus_dir(asset.name)):<28} {asset.source} ({asset.licence})")
-        if asset.name not in own:
-            print(f"  {'':<14} get it: {asset.obtain.format(config='configs/d20_base.yaml')}")
-    for name in own:
-        if name not in CORPORA:
-            print(f"  {name:<14} {_state(corpus_dir(name)):<28} your own")
+def list_data(for_: list[str] | None = None) -> None:
+    """Print what the stages read: size, licence, source, and whether it is here.
+
+    Args:
+        for_: stages' files, to see only what they need; null means everything.
+    """
+    print(f"{base_dir()}:")
+    if for_:
+        assets = assets_to_fetch(list(map(needs_of, for_)))
+        rows = [_listed(asset) for asset in assets]
+        rows += [_own_listed(need) for need in _corpora(map(needs_of, for_)) if need.train_shards is None]
+        rows.append(("in all", _in_gb(sum(asset.about_bytes for asset in assets)), "", "", ""))
+    else:
+        here = base_dir() / "data"
+        own = sorted(path.name for path in here.iterdir() if path.is_dir()) if here.is_dir() else []
+        rows = [
+            (
+                asset.name,
+                _in_gb((asset.shards or 0) * asset.bytes_per_shard),
+                _state(corpus_dir(asset.name)),
+                asset.licence,
+                asset.dataset_id or f"made by: {asset.obtain}",
+            )
+            for asset in CORPORA.values()
+        ]
+        rows += [(name, "", _state(corpus_dir(name)), "", "your own") for name in own if name not in CORPORA]
+        rows += map(_listed, TASKS.values())
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        print("  " + "  ".join(cells).rstrip())
+    print(f"get what a stage needs: python cli.py data fetch --for {' '.join(for_ or [EXAMPLE_STAGE])}")
+
+
+def check(for_: list[str], shards: int | None = None, quick: bool = False, evaluation: bool = True) -> None:
+    """Compare everything that stages need with sizes and hashes, and read it; offline.
+
+    Args:
+        for_: the stages' files.
+        shards: training shards that are needed, instead of those the plan counts.
+        quick: look at sizes and structure only, not at every byte.
+        evaluation: false leaves out what only `test` reads.
+    """
+    needs = [needs_of(config, shards=shards, evaluation=evaluation) for config in _configs(for_)]
+    findings: list[str] = []
+    remedies: dict[str, None] = {}
+    for config, need in _corpora_with_configs(needs):
+        if found := _check_corpus(need, config, quick=quick):
+            findings += found
+            fetched = need.train_shards is not None
+            remedies[command_for("fetch", for_, shards, evaluation) if fetched else need.obtain(config)] = (
+                None
+            )
+    if found := _check_tasks(needs, quick=quick):
+        findings += found
+        remedies[command_for("fetch", for_, shards, evaluation)] = None
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise Failure(
+            f"{base_dir()}: {len(findings)} finding(s) for {', '.join(for_)}\nMend: {'; then '.join(remedies)}"
+        )
+
+
+def fetch(for_: list[str], shards: int | None = None, evaluation: bool = True, workers: int = 8) -> None:
+    """Download what stages need, verify it, and write manifests; the same command again goes on or repairs.
+
+    Args:
+        for_: the stages' files.
+        shards: training shards, instead of those the plan counts; the one for validation comes always.
+        evaluation: false leaves out what only `test` reads.
+        workers: files at a time.
+    """
+    from nanochat_pl.system.fetching import fetch as fetch_assets
+
+    if workers < 1:
+        raise BadInput(f"--workers={workers}: 1 at least")
+    needs = [needs_of(config, shards=shards, evaluation=evaluation) for config in _configs(for_)]
+    for line in _not_fetched(needs):
+        print(line)
+    if assets := assets_to_fetch(needs):
+        summary = fetch_assets(assets, again=command_for("fetch", for_, shards, evaluation), workers=workers)
+        what = f"{summary.fetched} fetched" if summary.fetched else "all of it was here"
+        print(f"{base_dir()}: {summary.files} files, {_in_gb(summary.bytes)}, as published; {what}")
+    if lacking := [
+        (config, need) for config, need in _corpora_with_configs(needs) if not need.folder.is_dir()
+    ]:
+        config, need = lacking[0]
+        raise Failure(
+            f"{need.folder}: {need.name} is not here, and it is not downloaded\nGet it: {need.obtain(config)}"
+        )
+    print(f"verify it, offline: {command_for('check', for_, shards, evaluation)}")
+
+
+def _configs(for_: Sequence[str]) -> Sequence[str]:
+    if not for_:
+        raise BadInput(f"--for: name a stage's file, such as {EXAMPLE_STAGE}")
+    return for_
+
+
+def _corpora(needs: Iterator[StageNeeds] | Sequence[StageNeeds]) -> list[CorpusNeed]:
+    return [need for _, need in _corpora_with_configs(needs)]
+
+
+def _corpora_with_configs(needs: Iterator[StageNeeds] | Sequence[StageNeeds]) -> list[tuple[str, CorpusNeed]]:
+    """Return every corpus once, with the most shards that a stage needs of it, and that stage's file."""
+    found: dict[Path, tuple[str, CorpusNeed]] = {}
+    for stage in needs:
+        need = stage.corpus
+        if need and (
+            need.folder not in found or (need.train_shards or 0) > (found[need.folder][1].train_shards or 0)
+        ):
+            found[need.folder] = stage.config, need
+    return list(found.values())
+
+
+def _not_fetched(needs: Sequence[StageNeeds]) -> Iterator[str]:
+    """Yield a line for everything that stages read and that is nobody's to fetch."""
+    for need in _corpora(needs):
+        if need.train_shards is None and need.folder.is_dir():
+            yield f"{need.folder}: is here, and not from the hub"
+    for task in {task.asset: task for stage in needs for task in stage.tasks if is_own(task)}.values():
+        yield f"{task.find()[0]}: your own, stays as it is ({task.name})"
+
+
+def _check_corpus(need: CorpusNeed, config: str, *, quick: bool) -> list[str]:
+    """Return what is wrong with a corpus; say what is right."""
+    from nanochat_pl.system.corpus import MANIFEST, check_corpus, open_corpus
+
+    if not need.folder.is_dir():
+        return [f"{need.folder}: {need.name} is not here"]
+    is_vouched_for = (need.folder / MANIFEST).exists()
+    if need.train_shards is not None and not is_vouched_for:
+        return [f"{need.folder}: has no {MANIFEST}, so nothing says what its shards should be"]
+    if findings := check_corpus(need.folder, quick=quick):
+        return findings
+    corpus = open_corpus(need.folder)
+    if need.train_shards is not None and len(corpus.train) < need.train_shards:
+        return [
+            f"{need.folder}: {config} needs {need.train_shards} shards for training, {len(corpus.train)} are here"
+        ]
+    compared = "sizes are the manifest's" if quick else "sizes and sha256 are the manifest's"
+    rows = sum(shard.rows for shard in (*corpus.train, *corpus.val))
+    print(
+        f"{need.folder}: {len(corpus.train)} + {len(corpus.val)} shards, {rows:,} documents, "
+        + (compared if is_vouched_for else f"readable; it has no {MANIFEST}")
+    )
+    return []
+
+
+def _check_tasks(needs: Sequence[StageNeeds], *, quick: bool) -> list[str]:
+    """Return what is wrong with the data of tasks; say how many items each has."""
+    from nanochat_pl.system.fetched import check_assets
+
+    tasks = {repr(task.name) + str(task.asset): task for stage in needs for task in stage.tasks}
+    own = {task.asset for task in tasks.values() if is_own(task)}
+    assets = {asset.name: asset for stage in needs for asset in stage.assets if asset.name not in own}
+    bad = check_assets(list(assets.values()), quick=quick)
+    findings = [finding for found in bad.values() for finding in found]
+    for task in tasks.values():
+        if task.asset in bad:
+            continue
+        try:
+            compared = (
+                "" if task.asset in assets or task.asset is None else "; your own, nothing to compare with"
+            )
+            print(f"{task.name}: {len(task):,} items{compared}")
+        except Failure as failure:
+            findings.append(str(failure).splitlines()[0])
+    for asset in assets.values():
+        if asset.archive and asset.name not in bad:
+            print(f"{asset.name}: {len(asset.files)} files, sizes and sha256 are the manifest's")
+    return findings
+
+
+def _listed(asset: Asset) -> tuple[str, str, str, str, str]:
+    """Return a line of `data list`."""
+    here = sum((base_dir() / file.target).is_file() for file in asset.files)
+    count = len(asset.files)
+    state = "here" if here == count else f"{here} of {count} files" if here else "not here"
+    return asset.name, _in_gb(asset.about_bytes), state, asset.licence, asset.source
+
+
+def _own_listed(need: CorpusNeed) -> tuple[str, str, str, str, str]:
+    licence = CORPORA[need.name].licence if need.name in CORPORA else ""
+    return need.name, "", _state(need.folder), licence, need.obtain(EXAMPLE_STAGE)
+
+
+def _in_gb(size: int) -> str:
+    """Return a size as people read it, "" for an unknown one."""
+    if not size:
+        return ""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _state(folder: Path) -> str:
@@ -47,121 +236,6 @@ def _state(folder: Path) -> str:
         return "damaged; see data check"
     shards = (*corpus.train, *corpus.val)
     return f"{len(shards)} shards, {sum(shard.bytes for shard in shards) / 1e6:,.1f} MB"
-
-
-def check(for_: str) -> None:
-    """Read everything a stage needs, offline, and compare it with sizes and hashes.
-
-    Args:
-        for_: the stage's configuration file.
-    """
-    from nanochat_pl.system.corpus import MANIFEST, check_corpus, open_corpus
-
-    if is_chat_stage(settings := _settings_of(for_)):
-        check_tasks(settings, for_)
-        return
-    source = _source_of(for_)
-    folder = source.folder()
-    if not folder.is_dir():
-        raise Failure(f"{folder}: {source.name} is not here\nGet it: {source.obtain(for_)}")
-    findings = check_corpus(folder)
-    for finding in findings:
-        print(finding)
-    if findings:
-        raise Failure(f"{folder}: {len(findings)} finding(s)\nReplace these files: {source.obtain(for_)}")
-    corpus = open_corpus(folder)
-    compared = (
-        "sizes and sha256 are the manifest's"
-        if (folder / MANIFEST).exists()
-        else f"readable; it has no {MANIFEST}"
-    )
-    rows = sum(shard.rows for shard in (*corpus.train, *corpus.val))
-    print(f"{folder}: {len(corpus.train)} + {len(corpus.val)} shards, {rows:,} documents, {compared}")
-
-
-def fetch(for_: str) -> None:
-    """Say where to put what a stage needs; this version does not download.
-
-    Args:
-        for_: the stage's configuration file.
-    """
-    if is_chat_stage(settings := _settings_of(for_)):
-        _where_to_put_tasks(settings, for_)
-        return
-    source = _source_of(for_)
-    asset = CORPORA.get(source.name)
-    if source.folder().is_dir():
-        print(f"{source.folder()}: {source.name} is here; python cli.py data check --for {for_} verifies it")
-    elif asset is None or asset.dataset_id is None:
-        raise Failure(
-            f"{source.folder()}: {source.name} is not here, and it is not downloaded\nGet it: {source.obtain(for_)}"
-        )
-    else:
-        raise Failure(
-            f"{source.folder()}: downloading is not built in yet; put {asset.file_pattern % 0}, ... and the validation "
-            f"shard {asset.validation_file} there:\n"
-            f"hf download {asset.dataset_id} --repo-type dataset --local-dir {source.folder()}"
-        )
-
-
-class _Source:
-    """Where a stage reads its texts: a named corpus, or a folder of its user's."""
-
-    def __init__(self, name: str, path: str | None) -> None:
-        self.name, self.path = name if path is None else path, path
-
-    def folder(self) -> Path:
-        return Path(self.path).expanduser() if self.path else corpus_dir(self.name)
-
-    def obtain(self, config: str) -> str:
-        asset: CorpusAsset | None = None if self.path else CORPORA.get(self.name)
-        return asset.obtain.format(config=config) if asset else "copy the files there again"
-
-
-def _where_to_put_tasks(settings: dict[str, Any], config: str) -> None:
-    """Say which tasks' files are expected where, as long as one is missing."""
-    try:
-        check_tasks(settings, config)
-    except Failure:
-        raise Failure(
-            f"{base_dir() / 'tasks'}: downloading is not built in yet; put the files named above there\n"
-            f"See docs/how-to/chat-data.md, then: python cli.py data check --for {config}"
-        ) from None
-
-
-def _source_of(config: str) -> _Source:
-    """Return the corpus that a stage's file names.
-
-    Raises:
-        BadInput: there is no such file, or it is no stage.
-    """
-    settings = _settings_of(config)
-    if "corpus" not in settings:
-        raise BadInput(f"--for {config}: has no data.init_args.corpus; is it a stage's file?")
-    return _Source(settings["corpus"], settings.get("path"))
-
-
-def is_chat_stage(settings: dict[str, Any]) -> bool:
-    """Tell whether a stage reads tasks instead of a corpus."""
-    return "train" in settings
-
-
-def _settings_of(config: str) -> dict[str, Any]:
-    """Return `data.init_args` of a stage's file.
-
-    Raises:
-        BadInput: there is no such file, or it is no stage.
-    """
-    try:
-        stage: Any = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"--for {config}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"--for {config}: is not YAML ({str(error).splitlines()[0]})") from None
-    try:
-        return dict(stage["data"]["init_args"])
-    except (KeyError, TypeError, ValueError):
-        raise BadInput(f"--for {config}: has no data.init_args; is it a stage's file?") from None
 
 
 def generate(

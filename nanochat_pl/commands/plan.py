@@ -19,7 +19,8 @@ import yaml
 
 from nanochat_pl.commands.stage_help import SECTIONS, parameters
 from nanochat_pl.model.config import GPTConfig
-from nanochat_pl.system.hardware import choose_precision, devices_in_all, gpu_to_plan_for
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.hardware import Gpu, choose_precision, devices_in_all, gpu_to_plan_for
 from nanochat_pl.training.plan import Plan, make_plan
 
 CLASSES = {"model": ("LanguageModel",), "data": ("PretrainData", "ChatData")}
@@ -43,6 +44,17 @@ class Request(NamedTuple):
     as_json: bool
 
 
+class Machine(NamedTuple):
+    """What a plan is made for: ranks, Lightning's word for the precision, and the GPU, None where unknown."""
+
+    world_size: int
+    precision: str
+    gpu: Gpu | None
+
+
+ANY_MACHINE = Machine(1, "32-true", None)  # where only what is the same everywhere is asked for
+
+
 class _NotPlain(Exception):
     """The short way does not understand this; the stage's parser will."""
 
@@ -60,40 +72,67 @@ def plan(args: list[str]) -> int:
     return 0
 
 
+def planned_shards(config: str) -> int:
+    """Return how many shards of its corpus a base stage needs, the one of validation among them.
+
+    Raises:
+        BadInput: that does not follow from the stage's file alone.
+    """
+    try:
+        return _planned_on(ANY_MACHINE, _request(["--config", config]).stage).shards
+    except _NotPlain:
+        raise BadInput(
+            f"--for {config}: its shards cannot be counted without building it\nSay how many: --shards N"
+        ) from None
+
+
 def _planned(request: Request) -> Plan:
+    return _planned_on(_machine_of(request), request.stage)
+
+
+def _planned_on(machine: Machine, stage: dict[str, Any]) -> Plan:
     """Derive every number, as `StageCLI.make_plan` does."""
-    data_class = _class_of(request.stage, "data")
-    model = _with_defaults(request.stage, "model.init_args", "LanguageModel")
-    data = _with_defaults(request.stage, "data.init_args", data_class)
-    trainer = {
-        "accelerator": "auto",
-        "devices": "auto",
-        "num_nodes": 1,
-        "precision": None,
-        "max_steps": -1,
-    } | request.stage.get("trainer", {})
+    data_class = _class_of(stage, "data")
+    model = _with_defaults(stage, "model.init_args", "LanguageModel")
+    data = _with_defaults(stage, "data.init_args", data_class)
+    max_steps = _trainer_of(stage)["max_steps"]
     is_chat = data_class == "ChatData"
-    is_open = trainer["max_steps"] < 0 and model["target_flops"] is None
+    is_open = max_steps < 0 and model["target_flops"] is None
     if model["init_from"] is not None or (is_chat and is_open) or not model["lr_fraction"] > 0:
         raise _NotPlain  # an artifact's shape, or the rows of the data, are needed
     shape = ("depth", "vocab_size", "aspect_ratio", "head_dim", "n_kv_head")
     config = GPTConfig.from_depth(**{key: model[key] for key in shape}, sequence_len=data["sequence_len"])
     rates = ("embedding_lr", "unembedding_lr", "matrix_lr")
-    accelerator = trainer["accelerator"]
     return make_plan(
         config,
         sequence_len=data["sequence_len"],
         device_batch_rows=data["device_batch_rows"],
         batch_tokens=data["batch_tokens"],
-        world_size=request.devices or devices_in_all(trainer["devices"], trainer["num_nodes"], accelerator),
-        max_steps=trainer["max_steps"] if trainer["max_steps"] >= 0 else None,
+        world_size=machine.world_size,
+        max_steps=max_steps if max_steps >= 0 else None,
         target_flops=model["target_flops"],
         tokens_per_parameter=model["tokens_per_parameter"],
         reads_corpus=not is_chat,
         **{key: model["lr_fraction"] * model[key] for key in rates},
-        precision=str(trainer["precision"] or choose_precision(accelerator).precision),
-        gpu=gpu_to_plan_for(accelerator),
+        precision=machine.precision,
+        gpu=machine.gpu,
     )
+
+
+def _machine_of(request: Request) -> Machine:
+    """Return what a request is planned for: this machine, where it does not say otherwise."""
+    trainer = _trainer_of(request.stage)
+    accelerator = trainer["accelerator"]
+    return Machine(
+        request.devices or devices_in_all(trainer["devices"], trainer["num_nodes"], accelerator),
+        str(trainer["precision"] or choose_precision(accelerator).precision),
+        gpu_to_plan_for(accelerator),
+    )
+
+
+def _trainer_of(stage: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "precision": None, "max_steps": -1}
+    return defaults | stage.get("trainer", {})
 
 
 def _request(args: list[str]) -> Request:

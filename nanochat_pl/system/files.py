@@ -130,6 +130,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def git_blob_of(path: Path) -> str:
+    """Return git's name for the content of a file, a sha1 in hex: what git hosts publish instead of a sha256."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove temporary files and folders in `folder` whose writing process is dead, and return them."""
     dead = [path for path in folder.glob(".*.tmp") if not _is_alive(path)]

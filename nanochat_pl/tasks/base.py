@@ -99,9 +99,22 @@ class Task(ABC, Sequence["Conversation"]):
         """Raise Failure where this machine cannot mark answers as it should."""
 
     @property
+    def asset(self) -> str | None:
+        """Name of its data in the registry of what can be fetched; None for what is made here or its user's own."""
+        return None
+
+    @property
     def files(self) -> list[Path]:
         """The files its items come from."""
         return []
+
+    def find(self) -> list[Path]:
+        """Return these files without reading them.
+
+        Raises:
+            Failure: there are none, or some of them are missing.
+        """
+        return self.files
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -153,7 +166,11 @@ class RowTask(Task):
         """Names its files may have, without suffix, the usual one first."""
         return [self.split]
 
-    def _find(self) -> list[Path]:
+    @property
+    def asset(self) -> str | None:
+        return None if self.path else f"{self.folder}/{self.stems[0]}"
+
+    def find(self) -> list[Path]:
         place = Path(self.path).expanduser() if self.path else tasks_dir(self.folder)
         return find_files(place, self.stems, whose=self.name)
 
@@ -169,7 +186,7 @@ class RowTask(Task):
 
     @cached_property
     def _rows(self) -> Rows:
-        return Rows(self._find())
+        return Rows(self.find())
 
     @cached_property
     def _order(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat_pl.system.assets import TASKS
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.paths import tasks_dir
 from nanochat_pl.tasks.base import RowTask
@@ -33,16 +34,23 @@ class CustomJSON(RowTask):
     def __init__(self, path: str, start: int = 0, stop: int | None = None, step: int = 1) -> None:
         super().__init__(path, start, stop, step)
 
-    def _find(self) -> list[Path]:
+    @property
+    def asset(self) -> str | None:
+        return self.path if self.path in TASKS else None
+
+    def find(self) -> list[Path]:
         places = (Path(self.path).expanduser(), tasks_dir(self.path))
         for place in places:
             for file in (place, place.with_name(place.name + ".gz")):
                 if file.is_file():
                     return find_files(file, (), whose=self.name)
         looked_in = " nor ".join(dict.fromkeys(map(str, places)))
-        raise Failure(
-            f"conversations are neither in {looked_in}\ncorrect the path of CustomJSON, or write the file"
+        remedy = (
+            "bring them here: python cli.py data fetch --for CONFIG, where CONFIG is the file of your stage"
+            if self.asset
+            else "correct the path of CustomJSON, or write the file"
         )
+        raise Failure(f"conversations are neither in {looked_in}\n{remedy}")
 
     def _total(self) -> int:
         rows = self._rows

@@ -62,6 +62,10 @@ class SpellingTask(Task):
         self.size = self.sizes[split] if size is None else size
 
     @property
+    def asset(self) -> str | None:
+        return None if self.path else "spelling/words_alpha"
+
+    @property
     def files(self) -> list[Path]:
         place = Path(self.path).expanduser() if self.path else tasks_dir("spelling")
         return find_files(place, ["words_alpha"], whose=self.name, suffixes=(".txt", ".txt.gz"))
