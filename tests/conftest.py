@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_hub import FakeHub, believe_in, serving
 from tiny_stage import VOCAB_SIZE, TinyStage
 
 from nanochat_pl.commands import data, tokenizer
@@ -27,6 +29,14 @@ def base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "base"
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def hub(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub on this machine that this process takes for the real one, and a fresh base directory."""
+    with serving(FakeHub()) as hub:
+        believe_in(hub, monkeypatch)
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, count
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from nanochat_pl.system.corpus import BadShardPolicy, Shard, TextFile, as_texts, require_text
+from nanochat_pl.system.corpus import BadShardPolicy, Shard, as_texts, open_shard, require_text
 from nanochat_pl.system.errors import Failure
 
 BLOCK_DOCS = 1024
@@ -69,7 +68,7 @@ class Documents:
         self.block_docs = max(1, min(BLOCK_DOCS, self.per_epoch // world_size))
         self.skipped: dict[str, Skipped] = {}  # by file name
         self._order = lru_cache(maxsize=2)(self._order_of_epoch)
-        self._file = lru_cache(maxsize=OPEN_FILES)(TextFile)
+        self._file = lru_cache(maxsize=OPEN_FILES)(open_shard)
         self._group = lru_cache(maxsize=DECODED_GROUPS)(self._read_group)
 
     def numbers_from(self, number: int) -> Iterator[int]:
@@ -104,23 +103,23 @@ class Documents:
         if shard.path.name in self.skipped and number >= self.skipped[shard.path.name].first:
             return None
         try:
-            return self._text_of_row(shard.path, shard.first_row + shard.rows - (ends[place] - index))
+            return self._text_of_row(shard, shard.first_row + shard.rows - (ends[place] - index))
         except Failure as failure:
             if self.on_bad_shard == "error":
                 raise
             self.skipped[shard.path.name] = Skipped(number, str(failure).splitlines()[0])
             return None
 
-    def _text_of_row(self, path: Path, row: int) -> str:
-        file = self._file(path)
+    def _text_of_row(self, shard: Shard, row: int) -> str:
+        file = self._file(shard)
         if row >= file.rows:
-            raise Failure(f"{path}: row {row} is gone, there are {file.rows}; the file was changed")
+            raise Failure(f"{shard.path}: row {row} is gone, there are {file.rows}; the file was changed")
         group = bisect_right(file.starts, row) - 1
-        (text,) = as_texts(path, self._group(path, group).slice(row - file.starts[group], 1))
-        return require_text(text, path, row)
+        (text,) = as_texts(shard.path, self._group(shard, group).slice(row - file.starts[group], 1))
+        return require_text(text, shard.path, row)
 
-    def _read_group(self, path: Path, group: int) -> pa.Array | pa.ChunkedArray:
-        return self._file(path).group(group)
+    def _read_group(self, shard: Shard, group: int) -> pa.Array | pa.ChunkedArray:
+        return self._file(shard).group(group)
 
     def _order_of_epoch(self, epoch: int) -> tuple[list[Shard], list[int]]:
         """Return the shards in the order of an epoch, and where in it each one's documents end."""

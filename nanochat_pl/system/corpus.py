@@ -57,6 +57,7 @@ class Shard(NamedTuple):
         bytes: size of the file.
         split: "train" or "val".
         first_row: where in the file its rows begin; not 0 only where one file serves both splits.
+        sha256: of the file, as the manifest says; "" where there is none.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Shard(NamedTuple):
     bytes: int
     split: str
     first_row: int = 0
+    sha256: str = ""
 
 
 class Corpus(NamedTuple):
@@ -205,11 +207,23 @@ def iter_texts(shards: Sequence[Shard]) -> Iterator[str]:
         Failure: a file is damaged or a text is missing; the message names file and row.
     """
     for shard in shards:
-        file = TextFile(shard.path)
+        file = open_shard(shard)
         texts = islice(file.iter_texts(), shard.first_row, shard.first_row + shard.rows)
         for row, text in enumerate(texts, start=shard.first_row):
             yield require_text(text, shard.path, row)
         file.close()
+
+
+def open_shard(shard: Shard) -> TextFile:
+    """Open a shard's file after comparing it with its digest, for parquet from elsewhere has no checksums in it.
+
+    Raises:
+        Failure: it is damaged, or not the file the manifest speaks of.
+    """
+    with _naming(shard.path):
+        if shard.sha256 and sha256_of(shard.path) != shard.sha256:
+            raise Failure(f"{shard.path}: its sha256 is not the manifest's\n{REMEDY}")
+    return TextFile(shard.path)
 
 
 def require_text(text: str | None, path: Path, row: int) -> str:
@@ -366,7 +380,7 @@ def _listed(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list
             raise Failure(f"{complaint}\n{REMEDY}")
         if complaint:
             notes.append(f"{complaint}; its documents are skipped")
-        shards.append(Shard(path, entry["rows"], entry["bytes"], entry["split"]))
+        shards.append(Shard(path, entry["rows"], entry["bytes"], entry["split"], sha256=entry["sha256"]))
     return shards, notes
 
 

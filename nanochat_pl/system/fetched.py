@@ -132,7 +132,8 @@ def check_assets(assets: Sequence[Asset], *, quick: bool) -> dict[str, list[str]
     found = {asset.name: [c for file in asset.files if (c := complaints[file.target])] for asset in assets}
     for asset in assets:
         if found[asset.name] and not any((base_dir() / file.target).exists() for file in asset.files):
-            found[asset.name] = [f"{base_dir() / asset.files[0].target}: is missing, and all of {asset.name}"]
+            others = f", and all of {asset.name}" if len(asset.files) > 1 else ""
+            found[asset.name] = [f"{base_dir() / asset.files[0].target}: is missing{others}"]
     return {name: findings for name, findings in found.items() if findings}
 
 

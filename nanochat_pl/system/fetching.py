@@ -210,7 +210,7 @@ class _State:
                 self.failures.append(f"{done.job.file.target}: {str(done.error).splitlines()[0]}")
                 progress.say(self.failures[-1])
                 in_a_row += 1
-                if isinstance(done.error, (Unreachable, DiskFull)) or in_a_row == MOST_FAILED_IN_A_ROW:
+                if isinstance(done.error, DiskFull) or in_a_row == MOST_FAILED_IN_A_ROW:
                     break
         if self.failures:
             self.write_manifests()

@@ -95,7 +95,7 @@ def web_remote(file: RemoteFile, stop: Event) -> Remote:
             file.address, {}, int(size) if size.isdigit() else None, file.sha256, file.git_blob, version
         )
 
-    return persistently(ask, stop=stop)
+    return persistently(ask, stop=stop, is_first_contact=True)
 
 
 def _hub_remote(repo: str, commit: str, file: RemoteFile, info: Any) -> Remote:
@@ -120,7 +120,7 @@ def _asked(repo: str, stop: Event, question: Callable[[Any], T]) -> T:
         with connection(constants.ENDPOINT), _understanding(repo):
             return question(HfApi())
 
-    return persistently(ask, stop=stop)
+    return persistently(ask, stop=stop, is_first_contact=True)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import force_to_disk, git_blob_of, sha256_of
 
 TIMEOUT_S = 30.0  # without a byte
-CHUNK_BYTES = 1 << 18
 FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_ASKED_WAIT_S = 1.0, 30.0, 300.0
 MOST_FRUITLESS, MOST_UNREACHABLE, MOST_WRONG = 10, 4, 3  # attempts in a row
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -60,7 +59,7 @@ class Stopped(Exception):
 
 
 class Unreachable(Failure):
-    """No connection can be made at all, so there is no sense in trying the next file."""
+    """No connection can be made at all, so there is no sense in trying anything else."""
 
 
 class Interruption(Exception):
@@ -125,15 +124,19 @@ def complaint_of_digest(path: Path, remote: Remote) -> str | None:
     return None
 
 
-def persistently(attempt: Callable[[], T], *, stop: Event, gained: Path | None = None) -> T:
+def persistently(
+    attempt: Callable[[], T], *, stop: Event, gained: Path | None = None, is_first_contact: bool = False
+) -> T:
     """Try until it works, waiting longer from time to time.
 
     Args:
         attempt: raises an Interruption where trying again makes sense.
         stop: set by whoever wants this to end.
         gained: a file that grows while there is progress; an attempt that made it longer was not in vain.
+        is_first_contact: whether nobody knows yet that there is a network; then it is soon given up.
 
     Raises:
+        Unreachable: not even a first connection could be made.
         Failure: too many attempts in a row brought nothing.
         Stopped: `stop` was set.
     """
@@ -144,7 +147,7 @@ def persistently(attempt: Callable[[], T], *, stop: Event, gained: Path | None =
         except Interruption as interruption:
             fruitless = 0 if _size(gained) > before else fruitless + 1
             before = _size(gained)
-            if interruption.is_unreachable and fruitless >= MOST_UNREACHABLE:
+            if is_first_contact and interruption.is_unreachable and fruitless >= MOST_UNREACHABLE:
                 raise Unreachable(str(interruption)) from None
             if fruitless >= MOST_FRUITLESS:
                 raise Failure(f"{interruption}; gave up after {fruitless} attempts") from None
@@ -270,7 +273,7 @@ def _write(
         file.seek(begin)
         if is_wrong_range:
             raise Interruption(f"{remote.url}: HTTP 416, begins anew")
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():
             if stop.is_set():
                 raise Stopped
             if remote.bytes is not None and file.tell() + len(chunk) > remote.bytes:

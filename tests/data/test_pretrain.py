@@ -15,7 +15,7 @@ from reference.byte_tokenizer import ByteTokenizer
 from nanochat_pl.data import PretrainData
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.data.pretrain import RowStream, validation_batches
-from nanochat_pl.system.corpus import write_corpus
+from nanochat_pl.system.corpus import open_corpus, write_corpus
 from nanochat_pl.system.errors import BadInput, Failure
 
 TOKENIZER = ByteTokenizer()
@@ -144,6 +144,8 @@ def test_skipped_shard_is_named_in_the_position_and_stays_skipped_after_a_restar
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+    (damaged.root / "MANIFEST.json").unlink()  # with it the shard would not even be begun
+    damaged = open_corpus(damaged.root)
     unbroken = list(islice(stream(damaged, on_bad_shard="skip"), 100))
     skipped = [bool(batch.position["skipped"]) for batch in unbroken]
     assert (skipped[0], skipped[-1]) == (False, True)

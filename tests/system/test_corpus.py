@@ -367,6 +367,10 @@ def test_damage_that_keeps_the_size_is_found_by_a_check_and_refused_when_it_is_r
     path = corpus.train[1].path
     mutilate(path)
     assert check_corpus(corpus.root) == [f"{path}: its sha256 is not the manifest's"]
+    assert len(check_corpus(corpus.root, quick=True)) <= 1  # it looks at sizes and numbers of rows only
+    with pytest.raises(Failure, match=r"shard_00001\.parquet: its sha256 is not the manifest's"):
+        list(iter_texts(open_corpus(corpus.root).train))
+    (corpus.root / MANIFEST).unlink()  # the checksums in the file itself find it as well
     with pytest.raises(Failure, match=r"shard_00001\.parquet: damaged"):
         list(iter_texts(open_corpus(corpus.root).train))
 
