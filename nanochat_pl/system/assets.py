@@ -209,13 +209,15 @@ def _smoltalk(split: str, about_bytes: int, *sha256s: str) -> Asset:
 
 def _core() -> Asset:
     """Return CORE's 22 tasks, which share 21 files, and the scores of GPT-2, out of nanochat's archive."""
-    digests = {
-        "core.yaml": "463f6ae0aa127fbd41fa655f8919e136858f4849eef176922a3be96e102ce7e7",
-        "eval_meta_data.csv": "84e279cdc0d836c9ea3a6e55a99102f8ee18f72809fe7aa6ac5a1fe630aa492f",
+    gpt2 = {
         "openai-community-gpt2.csv": "d37cf6f03a5b554f32dcb415f4c7ec25750da046fdb0ce0d6224ac3f4a2d44d0",
         "openai-community-gpt2-medium.csv": "9f4b9ca80cf26944f051250b16aa0e5d8d162d493e03f2521a80da3fcca63c48",
         "openai-community-gpt2-large.csv": "ee79a88dc99126fb609f71b94b73c0baf8849494b19834222a7c12f086b39990",
         "openai-community-gpt2-xl.csv": "09be65b165b2510bd6003e999572613d69b9863b797ffb7090180b30cd43ae4d",
+    }
+    digests = {
+        "core.yaml": "463f6ae0aa127fbd41fa655f8919e136858f4849eef176922a3be96e102ce7e7",
+        "eval_meta_data.csv": "84e279cdc0d836c9ea3a6e55a99102f8ee18f72809fe7aa6ac5a1fe630aa492f",
     }
     items = {
         "commonsense_reasoning": ("commonsense_qa", "copa", "openbook_qa", "piqa"),
@@ -236,10 +238,14 @@ def _core() -> Asset:
         ),
         "world_knowledge": ("arc_challenge", "arc_easy", "bigbench_qa_wikidata", "jeopardy_all"),
     }
-    names = [*digests, *(f"eval_data/{kind}/{name}.jsonl" for kind in items for name in items[kind])]
+    names = [f"eval_data/{kind}/{name}.jsonl" for kind in items for name in items[kind]]
+    files = [
+        RemoteFile(f"tasks/core/{n}", f"eval_bundle/{n}", digests.get(n, "")) for n in [*digests, *names]
+    ]
+    scores = [RemoteFile(f"tasks/core/reference/{n}", f"eval_bundle/{n}", gpt2[n]) for n in gpt2]
     return Asset(
         CORE,
-        tuple(RemoteFile(f"tasks/core/{n}", f"eval_bundle/{n}", digests.get(n, "")) for n in names),
+        (*files, *scores),
         162_000_000,
         "each task its own; see its publisher",
         archive=RemoteFile(
