@@ -91,8 +91,18 @@ class TinyStage:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a start: this base directory, one thread."""
-        return os.environ | {"NANOCHAT_BASE_DIR": str(self.base), "OMP_NUM_THREADS": "1"}
+        """Return the environment of a start: this base directory, one thread, no network."""
+        return os.environ | {
+            "NANOCHAT_BASE_DIR": str(self.base),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT / "tests" / "no_network"),
+            "NO_NETWORK_LOG": str(self.network_log),
+        }
+
+    @property
+    def network_log(self) -> Path:
+        """Where a start notes that it wanted to reach beyond this machine, which it may not."""
+        return self.base / "network.log"
 
     def finish(
         self, verb: str, *options: str, run: str, timeout_s: float = 240, **kwargs

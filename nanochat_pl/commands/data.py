@@ -170,20 +170,19 @@ def _check_corpus(need: CorpusNeed, config: str, *, quick: bool) -> list[str]:
         return [
             f"{need.folder}: {config} needs {need.train_shards} shards for training, {len(corpus.train)} are here"
         ]
-    compared = "sizes are the manifest's" if quick else "sizes and sha256 are the manifest's"
     rows = sum(shard.rows for shard in (*corpus.train, *corpus.val))
     print(
         f"{need.folder}: {len(corpus.train)} + {len(corpus.val)} shards, {rows:,} documents, "
-        + (compared if is_vouched_for else f"readable; it has no {MANIFEST}")
+        + (_compared(quick) if is_vouched_for else f"readable; it has no {MANIFEST}")
     )
     return []
 
 
 def _check_tasks(needs: Sequence[StageNeeds], *, quick: bool) -> list[str]:
     """Return what is wrong with the data of tasks; say how many items each has."""
-    from nanochat_pl.system.fetched import check_assets
+    from nanochat_pl.system.fetched import check_assets, recorded
 
-    tasks = {repr(task.name) + str(task.asset): task for stage in needs for task in stage.tasks}
+    tasks = {f"{type(task)} {vars(task)}": task for stage in needs for task in stage.tasks}  # each once
     own = {task.asset for task in tasks.values() if is_own(task)}
     assets = {asset.name: asset for stage in needs for asset in stage.assets if asset.name not in own}
     bad = check_assets(list(assets.values()), quick=quick)
@@ -191,17 +190,21 @@ def _check_tasks(needs: Sequence[StageNeeds], *, quick: bool) -> list[str]:
     for task in tasks.values():
         if task.asset in bad:
             continue
+        split = f" {task.split}" if hasattr(task, "split") else ""
+        whose = "; your own, nothing to compare with" if task.asset in own else ""
         try:
-            compared = (
-                "" if task.asset in assets or task.asset is None else "; your own, nothing to compare with"
-            )
-            print(f"{task.name}: {len(task):,} items{compared}")
+            print(f"{task.name}{split}: {len(task):,} items{whose}")
         except Failure as failure:
             findings.append(str(failure).splitlines()[0])
     for asset in assets.values():
         if asset.archive and asset.name not in bad:
-            print(f"{asset.name}: {len(asset.files)} files, sizes and sha256 are the manifest's")
+            compared = _compared(quick) if recorded(asset) else "your own, nothing to compare with"
+            print(f"{asset.name}: {len(asset.files)} files, {compared}")
     return findings
+
+
+def _compared(quick: bool) -> str:
+    return "sizes are the manifest's" if quick else "sizes and sha256 are the manifest's"
 
 
 def _listed(asset: Asset) -> tuple[str, str, str, str, str]:

@@ -17,8 +17,8 @@ from nanochat_pl.commands.stage_tasks import tasks_of
 from nanochat_pl.system.assets import CORE, CORPORA, TASKS, Asset, corpus_shards
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import base_dir, corpus_dir
-from nanochat_pl.tasks import ARC, GSM8K, MMLU, HumanEval, SpellingBee
 from nanochat_pl.tasks.base import Task
+from nanochat_pl.tasks.exams import CHATCORE_TASKS, chat_task
 
 
 class CorpusNeed(NamedTuple):
@@ -70,7 +70,8 @@ def needs_of(config: str, *, shards: int | None = None, evaluation: bool = True)
     Raises:
         BadInput: there is no such file, or it is no stage.
     """
-    settings = _settings_of(config)
+    stage = _stage_of(config)
+    settings = dict(stage["data"]["init_args"])
     if "corpus" in settings:
         corpus = _corpus_need(settings, config, shards)
         is_tested = evaluation and corpus.train_shards is not None
@@ -78,22 +79,10 @@ def needs_of(config: str, *, shards: int | None = None, evaluation: bool = True)
     tasks = tasks_of(settings, config)
     if not tasks:
         raise BadInput(f"--for {config}: has no data.init_args.corpus and no tasks; is it a stage's file?")
-    if evaluation and any(task.asset in TASKS for task in tasks):
-        tasks += chat_exams()
+    if evaluation and any(task.asset in TASKS for task in tasks):  # else nothing of it comes from the web
+        tasks += _exams(stage)
     names = dict.fromkeys(task.asset for task in tasks if task.asset in TASKS)
     return StageNeeds(config, None, tasks, [TASKS[name] for name in names])
-
-
-def chat_exams() -> list[Task]:
-    """Return what `test` asks of every chat model."""
-    return [
-        ARC(subset="ARC-Easy"),
-        ARC(subset="ARC-Challenge"),
-        MMLU(),
-        GSM8K(),
-        HumanEval(),
-        SpellingBee(),
-    ]
 
 
 def assets_to_fetch(needs: Iterable[StageNeeds]) -> list[Asset]:
@@ -152,12 +141,19 @@ def _numbers_here(name: str) -> set[int]:
     return {number for number in range(asset.shards - 1) if asset.file_pattern % number in here}
 
 
+def _exams(stage: dict[str, Any]) -> list[Task]:
+    """Return the tasks that `test` and the metrics of training ask."""
+    metric = stage.get("chat_metric") or {}
+    names = [*(metric.get("tasks") or CHATCORE_TASKS), *(metric.get("training_tasks") or ())]
+    return [chat_task(name) for name in dict.fromkeys(names)]
+
+
 def _is_here(asset: Asset) -> bool:
     return any((base_dir() / file.target).exists() for file in asset.files)
 
 
-def _settings_of(config: str) -> dict[str, Any]:
-    """Return `data.init_args` of a stage's file.
+def _stage_of(config: str) -> dict[str, Any]:
+    """Return what a stage's file says.
 
     Raises:
         BadInput: there is no such file, or it is no stage.
@@ -169,6 +165,7 @@ def _settings_of(config: str) -> dict[str, Any]:
     except (UnicodeError, yaml.YAMLError) as error:
         raise BadInput(f"--for {config}: is not YAML ({str(error).splitlines()[0]})") from None
     try:
-        return dict(stage["data"]["init_args"])
+        dict(stage["data"]["init_args"])
     except (KeyError, TypeError, ValueError):
         raise BadInput(f"--for {config}: has no data.init_args; is it a stage's file?") from None
+    return stage

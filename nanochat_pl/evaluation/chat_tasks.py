@@ -12,44 +12,19 @@ Letters: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from math import comb
-from types import MappingProxyType
 from typing import NamedTuple
 
 from nanochat_pl.evaluation.exam import Estimate, Exam, ItemRecord, Score, mean_centred, prompt_hash
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.tasks import (
-    ARC,
-    GSM8K,
-    MMLU,
-    HumanEval,
-    SpellingBee,
-    Task,
-    ToolSums,
-    TownFacts,
-    WordSpelling,
-)
-from nanochat_pl.tasks.base import require_choice
+from nanochat_pl.tasks.base import Task
+from nanochat_pl.tasks.exams import CHATCORE_TASKS
 from nanochat_pl.tokenizer.conversation import Conversation, render_for_completion
 
-CHAT_TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType(
-    {
-        "ARC-Easy": lambda: ARC(subset="ARC-Easy", split="test"),
-        "ARC-Challenge": lambda: ARC(subset="ARC-Challenge", split="test"),
-        "MMLU": lambda: MMLU(subset="all", split="test"),
-        "GSM8K": lambda: GSM8K(split="test"),
-        "HumanEval": HumanEval,
-        "SpellingBee": lambda: SpellingBee(split="test"),
-        "world": lambda: TownFacts(split="test"),
-        "world-spelling": lambda: WordSpelling(split="test", size=300),
-        "world-sums": lambda: ToolSums(split="test", size=300),
-    }
-)
 CHATCORE_VERSION = "six-tasks"
-CHATCORE_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")
 CHUNKS_OF_ROWS = 4  # items of a chunk per row of the engine, so that its slots stay full
 
 
@@ -229,16 +204,6 @@ def chat_exam(
     if task.kind == "generative":
         return Generative(name, task, engine, max_problems, answering or Answering())
     raise BadInput(f"{name}: it has no right answers, so nobody can be examined in it")
-
-
-def chat_task(name: str) -> Task:
-    """Return a task by its name in metrics.
-
-    Raises:
-        BadInput: there is no such task.
-    """
-    require_choice("task", name, tuple(CHAT_TASKS))
-    return CHAT_TASKS[name]()
 
 
 def chatcore(scores: Sequence[Score]) -> Estimate | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nanochat_pl.evaluation.chat_tasks import CHATCORE_TASKS, CHATCORE_VERSION, chatcore
+from nanochat_pl.evaluation.chat_tasks import CHATCORE_VERSION, chatcore
 from nanochat_pl.evaluation.core_metric import CoreResult
 from nanochat_pl.evaluation.exam import Score
+from nanochat_pl.tasks.exams import CHATCORE_TASKS
 
 
 def score_metrics(scores: Sequence[Score]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def complaint_of_file(
             return f"{path}: its sha256 is not {whose}"
         if not expected and file.git_blob and git_blob_of(path) != file.git_blob:
             return f"{path}: its git digest is not the published one"
-    complaint = complaint_of_content(path, columns)
+    complaint = complaint_of_content(path, path.suffix, columns)
     return f"{path}: {complaint}" if complaint else None
 
 
@@ -142,11 +142,17 @@ def is_known(file: RemoteFile, entry: Entry | None) -> bool:
     return bool(file.sha256 or file.git_blob or entry)
 
 
-def complaint_of_content(path: Path, columns: Sequence[str] = ()) -> str | None:
-    """Return what tells from inside a file that it is not what its name says, None if nothing does."""
+def complaint_of_content(path: Path, suffix: str, columns: Sequence[str] = ()) -> str | None:
+    """Return what tells from inside a file that it is not what it should be, None if nothing does.
+
+    Args:
+        path: the file.
+        suffix: of the name it has in the end, which says what it should be.
+        columns: that it must have if it is parquet.
+    """
     if not path.stat().st_size:
         return "is empty"
-    look = {".parquet": _look_at_parquet, ".jsonl": _look_at_lines}.get(path.suffix, _look_at_text)
+    look = {".parquet": _look_at_parquet, ".jsonl": _look_at_lines}.get(suffix, _look_at_text)
     try:
         return look(path, columns)
     except (pa.ArrowException, OSError, UnicodeError) as error:

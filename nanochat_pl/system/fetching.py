@@ -9,7 +9,6 @@ same command repairs what was damaged, and does nothing where nothing is lacking
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import zipfile
@@ -251,11 +250,19 @@ class _State:
     def _bring(self, item: Item, progress: FileProgress) -> dict[str, Entry]:
         """Fetch one item, verify it and put it in place."""
         partial = partial_path(base_dir() / UNFINISHED, item.file.target, item.remote)
-        transfer(item.remote, partial, on_bytes=progress.add_bytes, stop=self._stop)
+        suffix, columns = Path(item.file.target).suffix, item.asset.columns
+        transfer(
+            item.remote,
+            partial,
+            on_bytes=progress.add_bytes,
+            stop=self._stop,
+            look=lambda path: complaint_of_content(path, suffix, columns),
+        )
         try:
             if item.asset.archive:
                 return _unpack(partial, item.asset)
-            return {item.file.target: _install(partial, item)}
+            put_in_place(partial, base_dir() / item.file.target)
+            return {item.file.target: _entry_of(base_dir() / item.file.target, item.remote.sha256)}
         finally:
             partial.unlink(missing_ok=True)
 
@@ -268,24 +275,6 @@ class _State:
             f"could not be fetched: {named}{more}; {right} of {all_files} files are here\n"
             f"What is here stays; go on: {again}"
         )
-
-
-def _install(partial: Path, item: Item) -> Entry:
-    """Look into a fetched file once more and put it in place.
-
-    Raises:
-        Failure: it is not what its name says, although the server calls it so.
-    """
-    path = base_dir() / item.file.target
-    looked_at = partial.with_name(f"{partial.name}{path.suffix}")
-    os.replace(partial, looked_at)
-    try:
-        if complaint := complaint_of_content(looked_at, item.asset.columns):
-            raise Failure(f"{item.remote.url}: {complaint}")
-        put_in_place(looked_at, path)
-    finally:
-        looked_at.unlink(missing_ok=True)
-    return _entry_of(path, item.remote.sha256)
 
 
 def _unpack(archive: Path, asset: Asset) -> dict[str, Entry]:

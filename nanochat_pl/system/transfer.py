@@ -89,7 +89,14 @@ def partial_path(folder: Path, target: str, remote: Remote) -> Path:
     return folder / f"{Path(target).name}.{mark}.part"
 
 
-def transfer(remote: Remote, partial: Path, *, on_bytes: Callable[[int], None], stop: Event) -> None:
+def transfer(
+    remote: Remote,
+    partial: Path,
+    *,
+    on_bytes: Callable[[int], None],
+    stop: Event,
+    look: Callable[[Path], str | None] = lambda path: None,
+) -> None:
     """Bring a file here completely, going on where an earlier attempt stopped.
 
     Args:
@@ -97,6 +104,7 @@ def transfer(remote: Remote, partial: Path, *, on_bytes: Callable[[int], None], 
         partial: the unfinished file; it holds all bytes afterwards.
         on_bytes: is told how many bytes came; a negative number where some had to be thrown away.
         stop: set by whoever wants this to end.
+        look: tells what is wrong inside a complete file, None if nothing is.
 
     Raises:
         Failure: the server refuses, the connection breaks again and again, or what comes is always wrong.
@@ -106,10 +114,14 @@ def transfer(remote: Remote, partial: Path, *, on_bytes: Callable[[int], None], 
     for _ in range(MOST_WRONG):
         persistently(lambda: _attempt(remote, partial, on_bytes, stop), stop=stop, gained=partial)
         complaint = complaint_of_digest(partial, remote)
+        is_as_published = complaint is None and bool(remote.sha256 or remote.git_blob)
+        complaint = complaint or look(partial)
         if complaint is None:
             return
         on_bytes(-partial.stat().st_size)
         partial.unlink()
+        if is_as_published:
+            raise Failure(f"{remote.url}: {complaint}, although it is what the server publishes")
     raise Failure(f"{remote.url}: {complaint}, {MOST_WRONG} times")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.artifacts import is_artifact
-from nanochat_pl.evaluation.chat_tasks import CHAT_TASKS, chat_exam, chat_task
+from nanochat_pl.evaluation.chat_tasks import chat_exam
 from nanochat_pl.evaluation.core_bundle import read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
 from nanochat_pl.evaluation.exam import Exam, Score, chosen
@@ -28,6 +28,7 @@ from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import hold_lock
+from nanochat_pl.tasks.exams import CHAT_TASKS, chat_task
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.lightning_cli import StageCLI

@@ -12,11 +12,8 @@ from task_files import write_rows
 from tiny_gpt import SHAPES, random_gpt
 
 from nanochat_pl.evaluation.chat_tasks import (
-    CHAT_TASKS,
-    CHATCORE_TASKS,
     Answering,
     chat_exam,
-    chat_task,
     chatcore,
     pass_at_k,
 )
@@ -26,6 +23,7 @@ from nanochat_pl.inference.engine import Engine
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.tasks import ARC, GSM8K, HumanEval, SmolTalk, ToolSums
+from nanochat_pl.tasks.exams import CHAT_TASKS, CHATCORE_TASKS, chat_task
 from nanochat_pl.tokenizer.conversation import render_for_completion
 
 TOKENIZER = ChatByteTokenizer()

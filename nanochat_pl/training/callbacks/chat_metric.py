@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from nanochat_pl.evaluation.chat_tasks import CHATCORE_TASKS, Answering, ChatExam, chat_exam, chat_task
+from nanochat_pl.evaluation.chat_tasks import Answering, ChatExam, chat_exam
 from nanochat_pl.evaluation.results import chat_metrics
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import BadInput
+from nanochat_pl.tasks.exams import CHATCORE_TASKS, chat_task
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
 from nanochat_pl.training.examination import taken_now
