@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,47 @@ def test_a_gate_names_every_missing_and_damaged_file_and_the_command_that_mends_
     remedy = err.strip().splitlines()[-1].removeprefix("Mend: python cli.py data ")
     assert run(capsys, remedy)[0] == 0
     assert run(capsys, f"check {line}")[0] == 0
+
+
+MISSING = {
+    "shards are short": ("data/fineweb_edu/shard_00002.parquet", "shard_00002.parquet: is missing"),
+    "validation shard": ("data/fineweb_edu/shard_01822.parquet", "shard_01822.parquet: is missing"),
+    "corpus": ("data/fineweb_edu", "fineweb_edu is not here"),
+    "manifest": ("data/fineweb_edu/MANIFEST.json", "has no MANIFEST.json"),
+    "evaluation bundle": ("tasks/core", "core.yaml: is missing, and all of core"),
+    "identity": ("tasks/identity_conversations.jsonl", "identity_conversations.jsonl: is missing"),
+    "MMLU all": ("tasks/mmlu/all", "mmlu/all/test-00000-of-00001.parquet: is missing"),
+    "MMLU auxiliary": ("tasks/mmlu/auxiliary_train", "auxiliary_train/train-00000-of-00001.parquet: is missing"),
+    "GSM8K test": ("tasks/gsm8k/test-00000-of-00001.parquet", "gsm8k/test-00000-of-00001.parquet: is missing"),
+    "SmolTalk test": ("tasks/smoltalk/test-00000-of-00001.parquet", "smoltalk/test-00000-of-00001.parquet: is missing"),
+    "SmolTalk shard": ("tasks/smoltalk/train-00003-of-00004.parquet", "train-00003-of-00004.parquet: is missing"),
+    "HumanEval": ("tasks/humaneval", "humaneval/test-00000-of-00001.parquet: is missing"),
+    "words": ("tasks/spelling", "words_alpha.txt: is missing"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> Path:
+    """A place for one base directory with everything, filled by the first test that asks for it."""
+    return tmp_path_factory.mktemp("complete") / "base"
+
+
+@pytest.mark.parametrize(("path", "said"), MISSING.values(), ids=MISSING)
+def test_whatever_is_missing_is_named_in_three_lines_with_the_command_that_brings_it(
+    published, base_dir, complete, capsys, path, said
+):
+    line = f"--for {BASE} {MID} {SFT} --shards 3"
+    if not complete.exists():
+        assert run(capsys, f"fetch {line}")[0] == 0
+        shutil.copytree(base_dir, complete)
+    shutil.copytree(complete, base_dir, dirs_exist_ok=True)
+    spoilt = base_dir / path
+    shutil.rmtree(spoilt) if spoilt.is_dir() else spoilt.unlink()
+    code, out, err = run(capsys, f"check {line}")
+    assert code == 1
+    assert [row for row in out.splitlines() if said in row], out
+    assert err.count("\n") <= 3
+    assert f"python cli.py data fetch {line}" in err
 
 
 def test_a_quick_check_sees_sizes_and_not_bytes(published, base_dir, capsys):

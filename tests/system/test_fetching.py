@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import random
+import re
 import resource
 import shutil
 import zipfile
@@ -306,6 +309,17 @@ def test_a_disk_that_fills_up_ends_the_fetch_and_keeps_what_came(hub, base_dir, 
     assert data(capsys, "fetch", 2)[0] == 0
     assert is_as_published(hub, base_dir, 2)
     assert 50_000 in [request.begin for request in hub.requests]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_and_a_used_up_quota_are_told_from_other_errors(tmp_path, number):
+    with (
+        pytest.raises(transfer.DiskFull, match=re.escape(os.strerror(number))),
+        transfer._disk_of(tmp_path / "x"),
+    ):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(PermissionError), transfer._disk_of(tmp_path / "x"):
+        raise PermissionError(errno.EACCES, "no")
 
 
 # Archives and files from elsewhere
