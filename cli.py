@@ -189,7 +189,9 @@ def gathered(target: Callable[..., None], args: list[str]) -> list[str]:
 
 def _drop_trailing_underscore(parser: Any, action: Any) -> None:
     """Offer a parameter such as `for_`, which Python would not let be called `for`, under its proper name."""
-    for option in [option for option in action.option_strings if option.endswith("_+")]:  # a list's way to append
+    for option in [
+        option for option in action.option_strings if option.endswith("_+")
+    ]:  # a list's way to append
         action.option_strings.remove(option)
         del parser._option_string_actions[option]
     for option in [option for option in action.option_strings if option.endswith("_")]:
