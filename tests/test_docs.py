@@ -70,6 +70,7 @@ def workplace(tmp_path):
     [pytest.param(block, marks=() if is_quick(block) else pytest.mark.slow) for block in blocks()],
     ids=str,
 )
+@pytest.mark.timeout(1000)  # minutes of computing on a machine that is busy otherwise
 def test_commands_of_the_documentation_run(block, workplace):
     environment = os.environ | {
         "NANOCHAT_BASE_DIR": str(workplace / "base"),
@@ -82,7 +83,7 @@ def test_commands_of_the_documentation_run(block, workplace):
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
