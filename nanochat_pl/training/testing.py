@@ -9,7 +9,7 @@ two runs can be compared item by item. What a part needs and is not here is said
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.artifacts import is_artifact
 from nanochat_pl.evaluation.chat_tasks import chat_exam
-from nanochat_pl.evaluation.core_bundle import read_bundle
+from nanochat_pl.evaluation.core_bundle import Bundle, read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
 from nanochat_pl.evaluation.exam import Exam, Score, chosen
 from nanochat_pl.evaluation.likelihood import GPTScorer
@@ -93,15 +93,21 @@ def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
 
 def _test_base(stage: StageCLI, loaded: Loaded) -> list[str]:
     """Measure bits per byte, draw samples, take CORE; return what is missing."""
-    labels = _core_labels(stage)
-    asked = chosen(stage.config.tasks, (BITS_PER_BYTE, SAMPLES, *labels), (BITS_PER_BYTE, SAMPLES, *labels))
-    missing = []
-    for name, part in ((BITS_PER_BYTE, _bits_per_byte), (SAMPLES, _samples)):
-        if name in asked:
-            missing += _attempted(name, part, stage, loaded)
-    wanted = [name for name in asked if name in labels]
-    if wanted or not labels:
-        missing += _attempted("CORE", _core, stage, loaded, wanted)
+    parts = {BITS_PER_BYTE: _bits_per_byte, SAMPLES: _samples}
+    asked, missing = stage.config.tasks, []
+    try:
+        bundle = read_bundle(stage.config_init.core_metric.folder)
+    except Failure as failure:
+        if asked and not parts.keys() >= {name.strip() for name in asked.split(",")}:
+            raise
+        bundle = None
+        missing = [f"CORE: {_first_lines(failure)}"] if asked is None else []
+    known = [*parts, *(bundle.labels if bundle else ())]
+    names = chosen(asked, known, known)
+    for name in (name for name in names if name in parts):
+        missing += _attempted(name, parts[name], stage, loaded)
+    if bundle and (labels := set(names) - parts.keys()):
+        missing += _core(stage, loaded, bundle, labels)
     return missing
 
 
@@ -144,17 +150,8 @@ def _samples(stage: StageCLI, loaded: Loaded) -> list[str]:
     return []
 
 
-def _core_labels(stage: StageCLI) -> tuple[str, ...]:
-    """Return the names of CORE's tasks, none where the bundle is not here."""
-    try:
-        return tuple(read_bundle(stage.config_init.core_metric.folder).labels)
-    except Failure:
-        return ()
-
-
-def _core(stage: StageCLI, loaded: Loaded, labels: Sequence[str]) -> list[str]:
-    """Take CORE, or some of its tasks."""
-    bundle = read_bundle(stage.config_init.core_metric.folder)
+def _core(stage: StageCLI, loaded: Loaded, bundle: Bundle, labels: Collection[str]) -> list[str]:
+    """Take CORE, or some of its tasks; return those that are not here."""
     scorer = GPTScorer(stage.model.gpt, stage.datamodule.tokenizer_on_disk)
     exams = core_exams(
         scorer,
@@ -166,7 +163,7 @@ def _core(stage: StageCLI, loaded: Loaded, labels: Sequence[str]) -> list[str]:
     if scores:
         result = core_metric(scores, bundle)
         _publish(stage, loaded, core_metrics(scores, result), core_summary(result))
-    return [f"{missing.label}: {missing.reason}" for missing in bundle.missing]
+    return [f"{missing.label}: {missing.reason}" for missing in bundle.missing if missing.label in labels]
 
 
 def _taken(stage: StageCLI, loaded: Loaded, exams: Sequence[Exam]) -> list[Score]:

@@ -179,3 +179,48 @@ def test_a_model_of_hugging_faces_takes_core_too(stage, bundle, tmp_path, monkey
         records = items(stage, "hf_theirs", exam.name.removeprefix("core/"))
         assert [record["score"] for record in records] == [r.score for r in exam.examine(range(8))]
     assert cli.main(["test", "--hf", str(tmp_path / "nowhere"), "--bundle", str(bundle)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            {"kind": "language_modeling", "items": make_items("language_modeling", 3), "shots": 5},
+            "3 items are too few",
+        ),
+        ({"kind": "language_modeling", "items": []}, "has no rows"),
+    ],
+)
+def test_a_bundle_that_cannot_be_asked_is_refused_by_name(
+    stage, tmp_path, monkeypatch, capsys, task, message
+):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    bundle = write_bundle(tmp_path / "core", {"w": task})
+    command = ["test", "--config", str(stage.config), "--run", "unbroken", "--tasks", "w"]
+    assert cli.main([*command, "--core_metric.path", str(bundle)]) == 1
+    err = capsys.readouterr().err
+    complaint = err[err.index("error:") :]
+    assert message in complaint
+    assert "w.jsonl" in complaint
+    assert len(complaint.splitlines()) <= 3
+
+
+def test_a_damaged_line_is_named_and_a_missing_bundle_costs_only_core(
+    stage, bundle, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    damaged = write_bundle(
+        tmp_path / "core", {"w": {"kind": "language_modeling", "items": make_items("language_modeling", 9)}}
+    )
+    (file,) = damaged.rglob("*.jsonl")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:4], lines[4][:9], *lines[5:]]))
+    command = ["test", "--config", str(stage.config), "--run", "unbroken", "--max_problems", "3"]
+    assert cli.main([*command, "--tasks", "w", "--core_metric.path", str(damaged)]) == 1
+    assert "w.jsonl: line 5" in capsys.readouterr().err
+    assert cli.main([*command, "--tasks", "samples,words", "--core_metric.path", str(bundle)]) == 0
+    assert "CORE is partial" in capsys.readouterr().out
+    assert cli.main([*command, "--core_metric.path", str(tmp_path / "nowhere")]) == 1
+    shown = capsys.readouterr()
+    assert "missing: CORE" in shown.err
+    assert "bits per byte" in shown.out
