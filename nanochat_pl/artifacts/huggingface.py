@@ -133,6 +133,10 @@ def write(
     renamed = {their_name(name): value for name, value in weights.items()}
     save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
     facts = dict(provenance) | {WEIGHTS_SHA256: sha256_of(folder / WEIGHTS)}
+    if isinstance(start := facts.get("init_from"), str):
+        facts["init_from"] = Path(
+            start
+        ).name  # the folder may be published, and this be a path of one machine
     tokenizer_files.write_tokenizer(folder, tokenizer, config.sequence_len)
     write_json(folder / CONFIG, to_config(config, tokenizer.bos_id, tokenizer.stop_ids))
     write_json(folder / GENERATION, _generation(tokenizer))

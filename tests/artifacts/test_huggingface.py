@@ -143,6 +143,13 @@ def test_writing_and_reading_need_no_transformers(folder, tmp_path, monkeypatch)
     assert is_former_export(tmp_path / "copy")
 
 
+def test_what_may_be_published_names_no_folder_of_this_machine(gpt, tokenizer, tmp_path):
+    save_huggingface(tmp_path / "hf", gpt, tokenizer, PROVENANCE | {"init_from": str(tmp_path / "start")})
+    assert load_artifact(tmp_path / "hf").provenance["init_from"] == "start"
+    for path in (tmp_path / "hf").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
 def test_the_card_tells_where_the_model_came_from_and_warns(folder, gpt):
     card = (folder / "README.md").read_text()
     for told in ("1,200", "307,200", "tiny", "trained on conversations", weights_digest(folder), "267 ids"):
