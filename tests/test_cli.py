@@ -116,6 +116,59 @@ def test_mistake_is_answered_in_three_lines_and_creates_nothing(capsys, base_dir
     assert not base_dir.exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data", "foreign_module.X"],
+        ['--data={"class_path": "foreign_module.X"}'],
+        ["--trainer.callbacks+=foreign_module.X"],
+        ["--trainer.callbacks", "[{class_path: foreign_module.X}]"],
+        ["--trainer.strategy.class_path=foreign_module.X"],
+        ["--allow_external", "true", "--allow_external=false", "--model", "foreign_module.X"],
+        ["--config", "FILE"],
+    ],
+    ids=lambda options: " ".join(options)[:40],
+)
+def test_code_of_others_is_refused_before_it_is_imported(capsys, tmp_path, monkeypatch, options):
+    (tmp_path / "foreign_module.py").write_text("class X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "stage.conf"  # any name, and it allows itself what it brings
+    file.write_text("allow_external: true\ndata: {class_path: foreign_module.X}\n")
+    options = [str(file) if option == "FILE" else option for option in options]
+    code, _, err = run(capsys, "validate", *D20, *options)
+    assert (code, err.splitlines()) == (
+        2,
+        [
+            "error: class_path: foreign_module.X is not of this package, and loading it would run its code",
+            "Add --allow_external true if you trust it.",
+        ],
+    )
+    assert "foreign_module" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("args", "is_closed"),
+    [
+        ("", True),
+        ("--allow_external true", False),
+        ("--allow_external=True", False),
+        ("--allow_external false", True),
+        ("--allow_external true --allow_external false", True),
+    ],
+)
+def test_only_the_command_line_lets_code_of_others_in(monkeypatch, args, is_closed):
+    from nanochat_pl.training import lightning_cli
+
+    said = []
+    monkeypatch.setattr(lightning_cli, "set_parsing_settings", lambda **policy: said.append(policy))
+    lightning_cli.refuse_foreign_classes(args.split())
+    assert (
+        said
+        == [{"import_path_denylist": ["*"], "import_path_allowlist": ["nanochat_pl", "lightning"]}]
+        * is_closed
+    )
+
+
 def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
     stage = TinyStage(world_base)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(world_base))

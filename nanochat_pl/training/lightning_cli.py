@@ -10,11 +10,11 @@ refused is refused before anything is created on the disk. Callbacks with settin
 from __future__ import annotations
 
 import inspect
-from itertools import pairwise
+import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -51,7 +51,8 @@ SECTIONS = {
     "chat_metric": ChatMetric,
 }
 ALWAYS_ON = (TokenBudget, FiniteGuard, ManualGC, ExactResume, Export)
-OWN_PACKAGES = ("nanochat_pl.", "lightning.pytorch.")
+OWN_PACKAGES = ("nanochat_pl", "lightning")
+DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # by jsonargparse
 
 
 class StageParser(Suggesting, LightningArgumentParser):
@@ -63,6 +64,15 @@ class StageParser(Suggesting, LightningArgumentParser):
         for name in inspect.signature(cls.__init__).parameters
         if name != "self"
     )
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Raise a BadInput; a class that was not let in has a remedy of its own."""
+        if denied := DENIED.search(message):
+            raise BadInput(
+                f"class_path: {denied[1]} is not of this package, and loading it would run its code\n"
+                "Add --allow_external true if you trust it."
+            ) from None
+        super().error(message, ex)
 
 
 class StageCLI(LightningCLI):
@@ -232,44 +242,27 @@ class StageCLI(LightningCLI):
 
 
 def refuse_foreign_classes(args: list[str]) -> None:
-    """Refuse a `class_path` outside of this package before anything of it is imported.
+    """Let nothing outside of this package and Lightning be imported because a configuration names it.
 
-    Raises:
-        BadInput: a configuration file or an option names such a class and `--allow_external true` was not given.
+    jsonargparse asks before every import of a name it was given, in whatever form and from whatever file it came, and
+    once more for where the object found is defined. Only the command line can allow more: a configuration that
+    brings foreign classes must not allow them itself. What was refused once stays refused in this process.
     """
-    if "--allow_external" in args or "--allow_external=true" in args:
-        return
-    named = [
-        path
-        for arg in args
-        if arg.endswith((".yaml", ".yml"))
-        for path in _class_paths(_read_yaml(arg.split("=")[-1]))
+    if not _allows_external(args):
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(OWN_PACKAGES))
+
+
+def _allows_external(args: list[str]) -> bool:
+    """Tell whether the last `--allow_external` of a command line says true."""
+    following = [*args[1:], ""]
+    said = [
+        value if has_value else after
+        for (name, has_value, value), after in zip(
+            (arg.partition("=") for arg in args), following, strict=True
+        )
+        if name == "--allow_external"
     ]
-    named += [arg.split("=", 1)[1] for arg in args if arg.startswith("--") and ".class_path=" in arg]
-    named += [value for key, value in pairwise(args) if key.endswith(".class_path")]
-    for path in named:
-        if "." in path and not path.startswith(OWN_PACKAGES):
-            raise BadInput(
-                f"class_path: {path} is not of this package, and loading it would run its code\n"
-                "Add --allow_external true if you trust it."
-            )
-
-
-def _read_yaml(path: str) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError):
-        return None  # the parser will say what is wrong with it
-
-
-def _class_paths(node: Any) -> list[str]:
-    """Return every `class_path` in a configuration, at any depth."""
-    if isinstance(node, dict):
-        own = [node["class_path"]] if isinstance(node.get("class_path"), str) else []
-        return own + [path for value in node.values() for path in _class_paths(value)]
-    if isinstance(node, list):
-        return [path for value in node for path in _class_paths(value)]
-    return []
+    return bool(said) and said[-1].lower() == "true"
 
 
 def refuse_what_is_derived(trainer: dict[str, Any]) -> None:
