@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanochat_pl.artifacts.contents import CONFIG, PROVENANCE, read_object
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import run_dir
+from nanochat_pl.system.paths import run_dir, user_path
 
 
 def find_artifact(source: str) -> Path:
@@ -20,7 +20,7 @@ def find_artifact(source: str) -> Path:
     for folder in folders:
         if (folder / CONFIG).is_file():
             return folder
-    if any(Path(source).expanduser().glob("model_*.pt")):
+    if any(user_path(source).glob("model_*.pt")):
         raise BadInput(
             f"{source}: holds checkpoints of nanochat, no artifact\n"
             f"Convert the newest: python cli.py import --from {source} --tokenizer NAME|DIR|FILE --out DIR"
@@ -57,5 +57,5 @@ def newest_chat_artifact() -> Path:
 
 
 def _places(source: str) -> tuple[Path, ...]:
-    given = Path(source).expanduser()
+    given = user_path(source)
     return run_dir(source) / "artifact", given, given / "artifact"

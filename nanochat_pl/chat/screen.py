@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory
@@ -18,7 +17,7 @@ from rich.text import Text
 from nanochat_pl.chat.session import Session
 from nanochat_pl.chat.terminal import framed
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import base_dir
+from nanochat_pl.system.paths import base_dir, user_path
 
 HELP = """\
 /help              this list
@@ -123,7 +122,7 @@ class Screen:
     def _save(self, argument: str) -> None:
         if not argument:
             raise BadInput("/save needs a file's name")
-        path = Path(argument).expanduser()
+        path = user_path(argument)
         if path.exists():
             raise BadInput(f"{path} is there already; choose another name")
         try:

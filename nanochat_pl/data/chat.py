@@ -26,7 +26,7 @@ from nanochat_pl.data.packing import BestFit, Document
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import tokenizer_dir
+from nanochat_pl.system.paths import tokenizer_dir, user_path
 from nanochat_pl.tasks.base import Mixture, Task
 from nanochat_pl.tokenizer.conversation import Rendered, render, render_for_completion
 from nanochat_pl.tokenizer.encoding import Tokenizer
@@ -97,7 +97,7 @@ class ChatData(StageData):
                 "data.init_args.tokenizer: a chat stage takes that of the model it starts from, and there is none\n"
                 "Train the run that model.init_args.init_from names first, or name a tokenizer."
             )
-        given = Path(self.tokenizer).expanduser()
+        given = user_path(self.tokenizer)
         return given if given.is_dir() else tokenizer_dir(self.tokenizer)
 
     @property
