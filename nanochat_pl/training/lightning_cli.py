@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for, uses_gpu
 from nanochat_pl.system.parsing import Suggesting
-from nanochat_pl.system.paths import run_dir
+from nanochat_pl.system.paths import is_plain_name, run_dir
 from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
@@ -126,7 +127,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run and settle precision and compilation by what the machine can do."""
         self.run = self.config.run or Path(str(self.config.config[0])).stem
-        if Path(self.run).name != self.run or self.run.startswith("."):
+        if not is_plain_name(self.run) or self.run.startswith("."):
             raise BadInput(f"--run {self.run!r}: give a name, not a path; runs lie in {run_dir('')}")
         self.config.run = self.run
         self.run_dir = run_dir(self.run)
@@ -254,12 +255,10 @@ def refuse_foreign_classes(args: list[str]) -> None:
 
 def _allows_external(args: list[str]) -> bool:
     """Tell whether the last `--allow_external` of a command line says true."""
-    following = [*args[1:], ""]
     said = [
         value if has_value else after
-        for (name, has_value, value), after in zip(
-            (arg.partition("=") for arg in args), following, strict=True
-        )
+        for arg, after in pairwise([*args, ""])
+        for name, has_value, value in [arg.partition("=")]
         if name == "--allow_external"
     ]
     return bool(said) and said[-1].lower() == "true"
