@@ -9,14 +9,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_stage import TinyStage
+from tiny_stage import VOCAB_SIZE, TinyStage
 
 import cli
+from nanochat_pl.artifacts import save_artifact
+from nanochat_pl.model.config import GPTConfig
+from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.paths import tokenizer_dir
+from nanochat_pl.tokenizer.encoding import Tokenizer
+from nanochat_pl.training import verbs
 
 ROOT = Path(__file__).resolve().parent.parent
 D20 = ["--config", "configs/d20_base.yaml"]
@@ -97,6 +104,8 @@ def test_plan_of_d32_by_one_option(capsys):
         (["fit", *D20, "--model.init_args.depth", "0"], 2, "depth"),
         (["fit", *D20, "--model.init_args.depth", "four"], 2, "four"),
         (["plan", *D20, "--data.init_args.batch_tokens", "500000"], 2, "try 524288"),
+        (["plan", *D20, "--devices", "0"], 2, "devices=0 is less than 1"),
+        (["plan", *D20, "--devices", "-1"], 2, "devices=-1 is less than 1"),
         (["fit", *D20, "--trainer.accumulate_grad_batches", "4"], 2, "batch_tokens"),
         (["fit", *D20, "--checkpoint.keep", "1"], 2, "at least 2"),
         (["fit", *D20, "--run", "../elsewhere"], 2, "not a path"),
@@ -116,6 +125,59 @@ def test_mistake_is_answered_in_three_lines_and_creates_nothing(capsys, base_dir
     assert not base_dir.exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data", "foreign_module.X"],
+        ['--data={"class_path": "foreign_module.X"}'],
+        ["--trainer.callbacks+=foreign_module.X"],
+        ["--trainer.callbacks", "[{class_path: foreign_module.X}]"],
+        ["--trainer.strategy.class_path=foreign_module.X"],
+        ["--allow_external", "true", "--allow_external=false", "--model", "foreign_module.X"],
+        ["--config", "FILE"],
+    ],
+    ids=lambda options: " ".join(options)[:40],
+)
+def test_code_of_others_is_refused_before_it_is_imported(capsys, tmp_path, monkeypatch, options):
+    (tmp_path / "foreign_module.py").write_text("class X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "stage.conf"  # any name, and it allows itself what it brings
+    file.write_text("allow_external: true\ndata: {class_path: foreign_module.X}\n")
+    options = [str(file) if option == "FILE" else option for option in options]
+    code, _, err = run(capsys, "validate", *D20, *options)
+    assert (code, err.splitlines()) == (
+        2,
+        [
+            "error: class_path: foreign_module.X is not of this package, and loading it would run its code",
+            "Add --allow_external true if you trust it.",
+        ],
+    )
+    assert "foreign_module" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("args", "is_closed"),
+    [
+        ("", True),
+        ("--allow_external true", False),
+        ("--allow_external=True", False),
+        ("--allow_external false", True),
+        ("--allow_external true --allow_external false", True),
+    ],
+)
+def test_only_the_command_line_lets_code_of_others_in(monkeypatch, args, is_closed):
+    from nanochat_pl.training import lightning_cli
+
+    said = []
+    monkeypatch.setattr(lightning_cli, "set_parsing_settings", lambda **policy: said.append(policy))
+    lightning_cli.refuse_foreign_classes(args.split())
+    assert (
+        said
+        == [{"import_path_denylist": ["*"], "import_path_allowlist": ["nanochat_pl", "lightning"]}]
+        * is_closed
+    )
+
+
 def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
     stage = TinyStage(world_base)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(world_base))
@@ -132,6 +194,70 @@ def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
     assert code == 2
     assert "--model.init_args.vocab_size 320" in err
     assert not stage.folder("other_size").exists()
+
+
+@pytest.fixture
+def unlocked(monkeypatch):
+    """A run's lock is held until the process ends, and this one goes on to other tests."""
+    monkeypatch.setattr(verbs, "_lock", lambda stage: None)
+
+
+@pytest.mark.usefixtures("unlocked")
+def test_a_full_disk_is_told_before_the_run_has_a_folder(world_base, capsys, monkeypatch):
+    stage = TinyStage(world_base)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(world_base))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    code, _, err = run(capsys, "fit", "--config", str(stage.config), "--run", "no_space")
+    assert (code, err.count("\n")) == (1, 2)
+    assert "two checkpoints need" in err
+    assert not stage.folder("no_space").exists()
+
+
+@pytest.mark.usefixtures("unlocked")
+@pytest.mark.parametrize("options", [[], ["--fresh"]], ids=["new", "fresh"])
+def test_damaged_weights_to_start_from_are_told_before_the_run_has_a_folder(
+    world_base, tmp_path, capsys, monkeypatch, options
+):
+    stage = TinyStage(world_base)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(world_base))
+    tokenizer = Tokenizer.load(tokenizer_dir("world"))
+    config = GPTConfig.from_depth(2, vocab_size=VOCAB_SIZE, sequence_len=32, aspect_ratio=16, head_dim=16)
+    save_artifact(tmp_path / "start", GPT.materialized(config, device="cpu"), tokenizer, {})
+    weights = tmp_path / "start" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    old = stage.folder("damaged_start")
+    shutil.rmtree(old, ignore_errors=True)
+    if options:
+        (old / "metrics").mkdir(parents=True)
+    argv = ["fit", "--config", str(stage.config), "--run", "damaged_start", *options]
+    code, _, err = run(capsys, *argv, "--model.init_args.init_from", str(tmp_path / "start"))
+    assert (code, err.count("\n")) == (1, 1), err
+    assert f"{weights}: damaged or altered" in err
+    assert (old / "metrics").exists() is bool(options)  # the run that was there is not moved aside
+    assert not (old / "config.yaml").exists()
+
+
+def test_prompts_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "prompts").write_bytes(b"\xff\xfe\x00")
+    stage = SimpleNamespace(config=SimpleNamespace(prompts=str(tmp_path / "prompts")))
+    with pytest.raises(BadInput, match="is no text in UTF-8"):
+        verbs._prompts(stage)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b"])
+def test_repackage_refuses_a_name_that_leads_elsewhere(base_dir, tmp_path, capsys, name):
+    (tmp_path / "a.txt").write_text("one\n\ntwo")
+    code, _, err = run(capsys, "data", "repackage", str(tmp_path), "--name", name, "--force", "true")
+    assert (code, "a name, not a path" in err) == (2, True)
+    assert not base_dir.exists()
+
+
+def test_repackage_tells_a_damaged_file_with_a_remedy_that_there_is(base_dir, tmp_path, capsys):
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    code, _, err = run(capsys, "data", "repackage", str(tmp_path), "--name", "mine")
+    assert code == 1
+    assert "a.txt" in err
+    assert "Replace the file or take it away; training can" in err
 
 
 def spoil(folder: Path, how: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from nanochat_pl.artifacts.contents import CONFIG, PROVENANCE, read_object
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import run_dir
+from nanochat_pl.system.paths import is_plain_name, run_dir, user_path
 
 
 def find_artifact(source: str) -> Path:
@@ -20,15 +21,27 @@ def find_artifact(source: str) -> Path:
     for folder in folders:
         if (folder / CONFIG).is_file():
             return folder
-    if any(Path(source).expanduser().glob("model_*.pt")):
+    if any(user_path(source).glob("model_*.pt")):
         raise BadInput(
             f"{source}: holds checkpoints of nanochat, no artifact\n"
             f"Convert the newest: python cli.py import --from {source} --tokenizer NAME|DIR|FILE --out DIR"
         )
     raise BadInput(
-        f"no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n"
-        f"Train it first: python cli.py fit --config configs/{Path(source).name}.yaml"
+        f"no artifact called {source!r} (looked in {folders[0]} and {folders[1]})\n{_instead_of(source)}"
     )
+
+
+def _instead_of(source: str) -> str:
+    """Return what to do about a missing artifact: train it, where a stage has its name, or take another."""
+    config = Path("configs") / f"{source}.yaml"
+    if is_plain_name(source) and config.is_file():
+        return f"Train it first: python cli.py fit --config {config}"
+    finished = sorted(path.parent.parent.name for path in run_dir("").glob(f"*/artifact/{CONFIG}"))
+    if near := get_close_matches(source, finished, n=1):
+        return f"Did you mean {near[0]}?"
+    if finished:
+        return f"Choose one of: {', '.join(finished)}; or give the folder of a model."
+    return f"No run in {run_dir('')} is finished yet; give the folder of a model, or train one."
 
 
 def is_artifact(source: str) -> bool:
@@ -57,5 +70,5 @@ def newest_chat_artifact() -> Path:
 
 
 def _places(source: str) -> tuple[Path, ...]:
-    given = Path(source).expanduser()
+    given = user_path(source)
     return run_dir(source) / "artifact", given, given / "artifact"

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from prompt_toolkit import PromptSession
-from prompt_toolkit.history import FileHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
 from rich.text import Text
 
+from nanochat_pl.chat.keyboard import interruptible, message_reader, quiet_keyboard
 from nanochat_pl.chat.session import Session
 from nanochat_pl.chat.terminal import framed
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import base_dir
+from nanochat_pl.system.paths import user_path
 
 HELP = """\
 /help              this list
@@ -28,7 +25,7 @@ HELP = """\
 /save FILE         write the conversation as a line of JSON
 /quit              leave, as Ctrl-D does
 Alt+Enter begins a new line. Ctrl-C stops an answer."""
-HISTORY = "chat_history"
+LEAVE = ("/quit", "/exit")
 
 
 class Screen:
@@ -50,7 +47,7 @@ class Screen:
     ) -> None:
         self.session, self.title = session, title
         self.console = console or Console(highlight=False)
-        self.read = read or _reader()
+        self.read = read or message_reader()
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
             "/clear": self._clear,
@@ -61,6 +58,10 @@ class Screen:
 
     def run(self) -> None:
         """Talk until the person leaves."""
+        with quiet_keyboard():
+            self._talk()
+
+    def _talk(self) -> None:
         self._say(f"{self.title} · /help lists the commands, Ctrl-D leaves")
         while True:
             try:
@@ -69,7 +70,7 @@ class Screen:
                 continue
             except EOFError:
                 return
-            if text in ("/quit", "/exit"):
+            if text.partition(" ")[0].lower() in LEAVE:
                 return
             if text:
                 self._obey(text)
@@ -80,8 +81,8 @@ class Screen:
         try:
             if not name.startswith("/"):
                 self._answer(text)
-            elif name in self._commands:
-                self._commands[name](argument.strip())
+            elif name.lower() in self._commands:
+                self._commands[name.lower()](argument.strip())
             else:
                 self._say(f"no command {name}; /help lists them", "red")
         except (BadInput, Failure) as error:
@@ -90,10 +91,11 @@ class Screen:
     def _answer(self, text: str) -> None:
         answer = self.session.ask(text)
         try:
-            for shown in framed(answer):
-                style = "dim" if shown.is_tool else ""
-                self.console.print(Text(shown.text, style=style), end="", soft_wrap=True)
-            self.console.print()
+            with interruptible():
+                for shown in framed(answer):
+                    style = "dim" if shown.is_tool else ""
+                    self.console.print(Text(shown.text, style=style), end="", soft_wrap=True)
+                self.console.print()
         except KeyboardInterrupt:
             answer.close()
             self._say("\n(stopped)")
@@ -123,13 +125,8 @@ class Screen:
     def _save(self, argument: str) -> None:
         if not argument:
             raise BadInput("/save needs a file's name")
-        path = Path(argument).expanduser()
-        if path.exists():
-            raise BadInput(f"{path} is there already; choose another name")
-        try:
-            self.session.save(path)
-        except OSError as error:
-            raise Failure(f"{path}: could not be written: {error.strerror}") from None
+        path = user_path(argument)
+        self.session.save(path)
         self._say(f"saved to {path}")
 
 
@@ -141,20 +138,3 @@ def _number(text: str, kind: type[int] | type[float], name: str) -> int | float 
         return kind(text)
     except ValueError:
         raise BadInput(f"{name} {text}: is no {'whole ' * (kind is int)}number") from None
-
-
-def _reader() -> Callable[[], str]:
-    """Return what asks for a message on this terminal."""
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    history = base_dir() / HISTORY
-    history.parent.mkdir(parents=True, exist_ok=True)
-    history.touch(mode=0o600)
-    session: PromptSession[str] = PromptSession(
-        "> ", history=FileHistory(str(history)), key_bindings=keys, prompt_continuation="  "
-    )
-    return session.prompt

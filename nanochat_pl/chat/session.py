@@ -12,7 +12,7 @@ from pathlib import Path
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.inference.transcript import Piece
-from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import write_text
 from nanochat_pl.tokenizer.conversation import Message, Part, render_for_completion
 
@@ -50,8 +50,23 @@ class Session:
         self.messages = []
 
     def save(self, path: Path) -> None:
-        """Write the conversation as one line of JSON, the form training reads."""
-        write_text(path, json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
+        """Write the conversation as one line of JSON, the form training reads.
+
+        Raises:
+            BadInput: there is none yet, a file of this name is there, or its folder is not.
+            Failure: it cannot be written.
+        """
+        if not self.messages:
+            raise BadInput("nothing was said yet, so there is nothing to save")
+        line = json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n"
+        try:
+            if path.exists():
+                raise BadInput(f"{path} is there already; choose another name")
+            if not path.parent.is_dir():
+                raise BadInput(f"{path.parent}: there is no such folder")
+            write_text(path, line)
+        except OSError as error:
+            raise Failure(f"{path}: could not be written: {error.strerror}") from None
 
     def _answer(self, messages: list[Message], prompt: list[int]) -> Iterator[Piece]:
         answer = self.engine.stream(prompt, self.settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.inference.transcript import Piece
 from nanochat_pl.sandbox.calculator import calculate
-from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.printable import printable
 
 
@@ -60,9 +61,14 @@ def chat(
         "max_new_tokens": max_new_tokens,
     }
     settings = sampling_settings(
-        generation_defaults(folder) | {key: value for key, value in asked.items() if value is not None}
+        default_settings(folder) | {key: value for key, value in asked.items() if value is not None}
     )
     artifact = load_artifact(folder, device=chosen_device(device))
+    if artifact.provenance.get("is_chat") is False:
+        print(
+            f"note: {folder} learned from documents only; it continues texts, and was not taught to answer",
+            file=sys.stderr,
+        )
     session = Session(Engine(artifact.gpt, artifact.tokenizer, calculate), settings)
     if prompt is not None:
         answer_plainly(session, prompt)
@@ -86,14 +92,40 @@ def chosen_device(asked: str) -> str:
     return "cuda" if has_cuda and asked == "auto" else "cpu" if asked == "auto" else asked
 
 
+def default_settings(folder: Path) -> dict[str, Any]:
+    """Return how an artifact's model is sampled unless told otherwise.
+
+    Raises:
+        Failure: the artifact says something that cannot be done.
+    """
+    values = generation_defaults(folder)
+    try:
+        sampling_settings(values)
+    except (BadInput, TypeError) as error:
+        reason = str(error).replace("SamplingSettings.__init__() got an ", "")
+        raise Failure(f"{folder}: its defaults for sampling are damaged: {reason}") from None
+    return values
+
+
 def sampling_settings(values: dict[str, Any]) -> SamplingSettings:
-    """Return settings of these values; a `top_k` of 0 is all, a missing seed is drawn now."""
+    """Return settings of these values; a `top_k` of 0 is all, a missing seed is drawn now.
+
+    Raises:
+        BadInput: a value is out of range, or leaves no answer.
+    """
+    if values.get("max_new_tokens") == 0:
+        raise BadInput("max_new_tokens=0 leaves no answer; give 1 or more, or leave it out")
     values = {"seed": random.SystemRandom().getrandbits(32)} | values
     return SamplingSettings(**values | {"top_k": values.get("top_k") or None})
 
 
 def converse_by_pipe(session: Session, lines: Iterable[str]) -> None:
-    """Answer every line that is not blank; one that cannot be answered is said so and passed over."""
+    """Answer every line that is not blank; for one that cannot be answered the line of output is blank.
+
+    Raises:
+        Failure: at the end, if there were such lines.
+    """
+    refused = 0
     if hasattr(lines, "reconfigure"):
         lines.reconfigure(errors="replace")
     for line in lines:
@@ -102,7 +134,11 @@ def converse_by_pipe(session: Session, lines: Iterable[str]) -> None:
         try:
             answer_plainly(session, line.rstrip("\r\n"))
         except BadInput as error:
+            refused += 1
             print(f"error: {error}", file=sys.stderr)
+            print(flush=True)
+    if refused:
+        raise Failure(f"{refused} message(s) could not be answered; each has a blank line on stdout")
 
 
 def answer_plainly(session: Session, text: str) -> None:

@@ -22,7 +22,7 @@ from nanochat_pl.commands.stage_needs import (
 )
 from nanochat_pl.system.assets import CORPORA, TASKS, Asset
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import base_dir, corpus_dir
+from nanochat_pl.system.paths import base_dir, corpus_dir, is_plain_name, user_path
 
 WORLD_ROWS_PER_SHARD = 8192
 REPACKAGED_ROWS_PER_SHARD = 52 * 1024  # about 100 MB of web text
@@ -307,15 +307,15 @@ def repackage(source: str, name: str | None = None, force: bool = False) -> None
     """
     from nanochat_pl.system.corpus import iter_texts, open_corpus, write_corpus
 
-    if not Path(source).expanduser().is_dir():
+    if not user_path(source).is_dir():
         raise BadInput(f"{source}: there is no such folder")
-    name = name or Path(source).expanduser().resolve().name
+    name = name or user_path(source).resolve().name
     folder = corpus_dir(name)
-    if Path(name).name != name:
+    if not is_plain_name(name):
         raise BadInput(f"--name={name}: a name, not a path; the shards go to {base_dir() / 'data'}")
     if folder.exists() and not force:
         raise BadInput(f"{folder}: is here already\nAdd --force true to replace it.")
-    given = open_corpus(Path(source).expanduser())
+    given = open_corpus(user_path(source))
     for note in given.notes:
         print(note, file=sys.stderr)
     corpus = write_corpus(

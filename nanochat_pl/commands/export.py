@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.paths import user_path
 
 FORMATS = {"hf": "Hugging Face's NanoChatForCausalLM"}
 
@@ -22,7 +23,7 @@ def export(from_: str, out: str, format: str = "hf") -> None:
 
     from nanochat_pl.artifacts import find_artifact, load_artifact, save_huggingface
 
-    source, folder = find_artifact(from_), Path(out).expanduser().resolve()
+    source, folder = find_artifact(from_), user_path(out).resolve()
     _require_free(folder, out)
     artifact = load_artifact(source)
     save_huggingface(folder, artifact.gpt, artifact.tokenizer, artifact.provenance)

@@ -14,7 +14,7 @@ from nanochat_pl.evaluation.record_files import RecordFiles
 from nanochat_pl.evaluation.results import core_metrics, core_summary, score_table
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import append_json_line, hold_lock, sha256_of
-from nanochat_pl.system.paths import run_dir
+from nanochat_pl.system.paths import run_dir, user_path
 from nanochat_pl.training.examination import Examination
 
 
@@ -40,9 +40,9 @@ def hf_core(
     """
     import torch
 
-    core = read_bundle(Path(bundle).expanduser() if bundle else default_bundle())
+    core = read_bundle(user_path(bundle) if bundle else default_bundle())
     labels = chosen(tasks, core.labels, core.labels)
-    folder = Path(hf).expanduser()
+    folder = user_path(hf)
     scorer = HFScorer(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     exams = [
         exam

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.paths import user_path
 
 
 def import_checkpoint(from_: str, tokenizer: str, out: str, step: int | None = None) -> None:
@@ -16,7 +15,7 @@ def import_checkpoint(from_: str, tokenizer: str, out: str, step: int | None = N
         out: the artifact's folder; must not exist, or be empty.
         step: which checkpoint; null means the last.
     """
-    source, folder = Path(from_).expanduser(), Path(out).expanduser().resolve()
+    source, folder = user_path(from_), user_path(out).resolve()
     if not source.is_dir():
         raise BadInput(f"--from {from_}: there is no such folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -54,7 +53,7 @@ def _tokenizer(named: str):
     from nanochat_pl.tokenizer.interchange import from_ranks_file
     from nanochat_pl.tokenizer.train import SPLIT_PATTERN
 
-    path = Path(named).expanduser()
+    path = user_path(named)
     if path.suffix == ".pkl" or (path / "tokenizer.pkl").is_file():
         raise BadInput(
             f"--tokenizer {named}: a pickle can run any program, so it is never opened\n"

@@ -16,7 +16,7 @@ from nanochat_pl.commands.plan import planned_shards
 from nanochat_pl.commands.stage_tasks import tasks_of
 from nanochat_pl.system.assets import CORE, CORPORA, TASKS, Asset, corpus_shards
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import base_dir, corpus_dir
+from nanochat_pl.system.paths import base_dir, corpus_dir, user_path
 from nanochat_pl.tasks.base import Task
 from nanochat_pl.tasks.exams import CHATCORE_TASKS, chat_task
 
@@ -124,7 +124,7 @@ def command_for(verb: str, configs: Sequence[str], shards: int | None, evaluatio
 def _corpus_need(settings: dict[str, Any], config: str, shards: int | None) -> CorpusNeed:
     name, path = str(settings["corpus"]), settings.get("path")
     if path is not None:
-        return CorpusNeed(str(path), Path(path).expanduser(), None)
+        return CorpusNeed(str(path), user_path(path), None)
     asset = CORPORA.get(name)
     if asset is None or asset.dataset_id is None:
         return CorpusNeed(name, corpus_dir(name), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import base_dir, corpus_dir, run_dir, tokenizer_dir
+from nanochat_pl.system.paths import base_dir, corpus_dir, is_plain_name, run_dir, tokenizer_dir, user_path
 
 EXAMPLE_STAGE = "configs/d20_base.yaml"
 
@@ -90,7 +90,7 @@ def tokenizer_folder(name: str | None) -> Path:
     here = sorted(path.parent.name for path in tokenizer_dir("").glob("*/meta.json"))
     if name is None and len(here) == 1:
         name = here[0]
-    folders = [tokenizer_dir(name), run_dir(name) / "artifact", Path(name).expanduser()] if name else []
+    folders = [tokenizer_dir(name), run_dir(name) / "artifact", user_path(name)] if name else []
     for folder in folders:
         if (folder / "meta.json").is_file() or (folder / "tokenizer.json").is_file():
             return folder
@@ -109,11 +109,11 @@ def _corpus_folder(corpus: str) -> Path:
         BadInput: no corpus has this name and there is no such folder.
         Failure: the corpus is known but not here.
     """
-    is_name = _is_plain(corpus)
+    is_name = is_plain_name(corpus)
     if is_name and corpus_dir(corpus).is_dir():
         return corpus_dir(corpus)
-    if corpus and Path(corpus).expanduser().is_dir():
-        return Path(corpus).expanduser()
+    if corpus and user_path(corpus).is_dir():
+        return user_path(corpus)
     if corpus in CORPORA:
         obtain = CORPORA[corpus].obtain.format(config=EXAMPLE_STAGE)
         raise Failure(f"{corpus_dir(corpus)}: the corpus {corpus} is not here\nGet it: {obtain}")
@@ -136,13 +136,8 @@ def _plain_name(name: str) -> str:
     Raises:
         BadInput: it is empty or contains a separator.
     """
-    if not _is_plain(name):
+    if not is_plain_name(name):
         raise BadInput(
             f"--name {name!r} must be one plain name; it becomes a folder below {tokenizer_dir('')}"
         )
     return name
-
-
-def _is_plain(name: str) -> bool:
-    """Tell whether a name is that of one folder, not a path to elsewhere."""
-    return Path(name).name == name and name not in ("", "..")

@@ -26,7 +26,7 @@ from nanochat_pl.data.packing import BestFit, Document
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import tokenizer_dir
+from nanochat_pl.system.paths import tokenizer_dir, user_path
 from nanochat_pl.tasks.base import Mixture, Task
 from nanochat_pl.tokenizer.conversation import Rendered, render, render_for_completion
 from nanochat_pl.tokenizer.encoding import Tokenizer
@@ -97,7 +97,7 @@ class ChatData(StageData):
                 "data.init_args.tokenizer: a chat stage takes that of the model it starts from, and there is none\n"
                 "Train the run that model.init_args.init_from names first, or name a tokenizer."
             )
-        given = Path(self.tokenizer).expanduser()
+        given = user_path(self.tokenizer)
         return given if given.is_dir() else tokenizer_dir(self.tokenizer)
 
     @property
@@ -111,7 +111,18 @@ class ChatData(StageData):
             if len(mixture) == 0:
                 raise Failure(f"data.init_args.{key}: its tasks hold no conversation")
         self.tokenizer_on_disk = Tokenizer.load(self.tokenizer_folder)
+        self._require_something_to_learn()
         return (f"{len(self.train):,} conversations for training, {len(self.val):,} for validation",)
+
+    def _require_something_to_learn(self) -> None:
+        """Read conversations up to the first that teaches something; nearly always that is the first.
+
+        Raises:
+            Failure: none does.
+        """
+        reader = self._reader(self.train)
+        if not any(True for _ in reader.documents(iter(range(len(self.train))))):
+            raise reader.nothing_to_learn()
 
     def planned_rows(self) -> int:
         """Return how many rows `epochs` take: an even sample of the conversations is packed and scaled up."""
@@ -191,6 +202,7 @@ class Reader:
         seen: number of the last conversation looked at.
         truncated: conversations whose end was cut off so far.
         unanswered: conversations passed over so far, since no scored token was left.
+        cut_away: those of them that lost their scored tokens with their end.
     """
 
     def __init__(
@@ -205,12 +217,12 @@ class Reader:
         self.mixture, self.tokenizer, self.mask = mixture, tokenizer, mask
         self.sequence_len, self.buffer_conversations = sequence_len, buffer_conversations
         self.seen = -1
-        self.truncated = self.unanswered = 0
+        self.truncated = self.unanswered = self.cut_away = 0
 
     def packing(self, numbers: Iterator[int], buffered: Sequence[int] = ()) -> BestFit:
         """Return rows of the conversations of these numbers; those already buffered were counted before."""
         return BestFit(
-            self._documents(numbers),
+            self.documents(numbers),
             row_tokens=self.sequence_len + 1,
             buffer_docs=self.buffer_conversations,
             buffered=[_document(number, self._rendered(number)) for number in buffered],
@@ -232,7 +244,19 @@ class Reader:
             targets[place, : len(ids) - 1] = torch.from_numpy(np.where(mask[1:], ids[1:], IGNORED))
         return Batch(inputs, targets)
 
-    def _documents(self, numbers: Iterator[int]) -> Iterator[Document]:
+    def nothing_to_learn(self) -> Failure:
+        """Return what to raise where no conversation was left, and why that is."""
+        cut = f"{self.cut_away} were cut off at {self.sequence_len + 1} tokens, before their first answer"
+        remedy = (
+            "Raise data.init_args.sequence_len; the model's context is its limit." if self.cut_away else ""
+        )
+        return Failure(
+            f"data.init_args.train: {self.unanswered} conversation(s) read and no token to learn in any"
+            f"{f'; {cut}' if self.cut_away else ''}\n{remedy}".rstrip()
+        )
+
+    def documents(self, numbers: Iterator[int]) -> Iterator[Document]:
+        """Yield the conversations of these numbers that have something to learn."""
         for number in numbers:
             rendered = self._rendered(number)
             self.seen = number
@@ -241,6 +265,7 @@ class Reader:
                 yield _document(number, rendered)
             else:
                 self.unanswered += 1
+                self.cut_away += rendered.truncated
 
     def _rendered(self, number: int) -> Rendered:
         """Return ids and mask of one item of the mixture, a conversation or a document."""
@@ -330,9 +355,7 @@ class EndlessRows:
         opened = self._epoch
         while not (row := self._packing.row()).size:
             if self._epoch > opened + self._world_size:  # some epoch has a conversation for every rank
-                raise Failure(
-                    f"data.init_args.train: no conversation of rank {self._rank} has a token to learn"
-                )
+                raise self._reader.nothing_to_learn()
             self._open(self._epoch + 1, (self._epoch + 1) * self._size)
         return row
 

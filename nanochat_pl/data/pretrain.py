@@ -26,7 +26,7 @@ from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import corpus_dir, tokenizer_dir
+from nanochat_pl.system.paths import corpus_dir, tokenizer_dir, user_path
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 ENCODED_TOGETHER = 64  # documents
@@ -80,13 +80,13 @@ class PretrainData(StageData):
     @property
     def corpus_folder(self) -> Path:
         """The folder the texts are read from."""
-        return Path(self.path).expanduser() if self.path else corpus_dir(self.corpus)
+        return user_path(self.path) if self.path else corpus_dir(self.corpus)
 
     @property
     def tokenizer_folder(self) -> Path:
         """The folder the tokenizer is read from."""
-        if self.tokenizer and Path(self.tokenizer).expanduser().is_dir():
-            return Path(self.tokenizer).expanduser()
+        if self.tokenizer and user_path(self.tokenizer).is_dir():
+            return user_path(self.tokenizer)
         return tokenizer_dir(self.tokenizer or self.corpus_folder.absolute().name)
 
     def preflight(self) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from nanochat_pl.model.gpt import GPT
 from nanochat_pl.system.errors import BadInput
 
 LOWEST_TEMPERATURE = 1e-30  # already here only the largest can be drawn; 1 / 1e-40 is infinite in fp32
+HIGHEST_TEMPERATURE = 1e30  # already here every id is drawn alike; beyond 3e38 fp32 ends
+LARGEST_TOP_K = 2**63 - 1  # what an int64 holds
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,12 @@ class SamplingSettings:
         for field in fields(self):
             _require_number(field.name, getattr(self, field.name))
         _require_sampling(self.temperature, self.top_k)
-        if self.temperature == math.inf:
-            raise BadInput("temperature=inf draws every id alike; give a number, mostly between 0 and 2")
+        if self.temperature > HIGHEST_TEMPERATURE:
+            raise BadInput(
+                f"temperature={self.temperature} draws every id alike; give a number, mostly between 0 and 2"
+            )
+        if (self.top_k or 0) > LARGEST_TOP_K:
+            raise BadInput(f"top_k={self.top_k} is more than any vocabulary has; leave it out for all ids")
         _require_fraction("top_p", self.top_p, is_zero_allowed=False)
         _require_fraction("min_p", self.min_p, is_zero_allowed=True)
         for name in ("seed", "max_new_tokens"):
@@ -200,7 +206,9 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None)
 
 
 def _require_sampling(temperature: float, top_k: int | None) -> None:
-    if not temperature >= 0.0:
+    if math.isnan(temperature):
+        raise BadInput("temperature=nan is no number; give 0 for the likeliest id or more for chance")
+    if temperature < 0.0:
         raise BadInput(
             f"temperature={temperature} is negative; give 0 for the likeliest id or more for chance"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from nanochat_pl.report.build import build
 from nanochat_pl.report.curves import WITHOUT_CURVES, can_draw
@@ -13,7 +12,7 @@ from nanochat_pl.report.markdown import to_markdown
 from nanochat_pl.report.runs import choose, read_runs
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.files import write_text
-from nanochat_pl.system.paths import base_dir
+from nanochat_pl.system.paths import base_dir, user_path
 
 
 def report(runs: str | None = None, out: str | None = None) -> None:
@@ -24,7 +23,7 @@ def report(runs: str | None = None, out: str | None = None) -> None:
         out: folder to write to (default: `report` in the base directory).
     """
     base = base_dir()
-    folder = Path(out).expanduser() if out else base / "report"
+    folder = user_path(out) if out else base / "report"
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--out {out}: is a file; name a folder")
     everything = read_runs(base)

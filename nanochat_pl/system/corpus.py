@@ -43,7 +43,7 @@ PARQUET_SETTINGS = {
     "write_statistics": False,
     "write_page_checksum": True,  # a flipped bit is an error when it is read, not another text
 }
-REMEDY = "Replace the file, or set data.init_args.on_bad_shard to skip."
+REMEDY = "Replace the file or take it away; training can pass it over: --data.init_args.on_bad_shard skip"
 
 BadShardPolicy = Literal["error", "skip"]
 
@@ -500,7 +500,7 @@ def _json_texts(path: Path, lines: Iterable[str]) -> Iterator[str | None]:
             continue
         try:
             text = json.loads(line)[TEXT_COLUMN]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise Failure(f'{path}: line {number} is not JSON with a key "{TEXT_COLUMN}"\n{REMEDY}') from None
         if text is not None and not isinstance(text, str):
             raise Failure(

@@ -174,10 +174,16 @@ def hold_lock(path: Path) -> IO[str]:
         The open file, to be kept.
 
     Raises:
-        Failure: another process holds the lock.
+        Failure: another process holds the lock, or nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise Failure(
+            f"{path.parent}: cannot be written to: {error.strerror}\n"
+            "Mend that, or work elsewhere: NANOCHAT_BASE_DIR=DIR python cli.py ..."
+        ) from None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -8,14 +8,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nanochat_pl.system.errors import BadInput
+
 
 def base_dir() -> Path:
     """Return the base directory: `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat_pl`. Not created."""
-    return (
-        Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat_pl")
-        .expanduser()
-        .absolute()
-    )
+    return user_path(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat_pl").absolute()
+
+
+def user_path(given: str | Path) -> Path:
+    """Return a path as somebody wrote it, `~` and `~name` replaced by that home folder.
+
+    Raises:
+        BadInput: nobody of that name has a home folder here.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise BadInput(
+            f"{given}: {Path(given).parts[0]} is nobody's home folder here; write the path in full"
+        ) from None
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name is that of one folder, not a path to elsewhere."""
+    return Path(name).name == name and name not in ("", "..")
 
 
 def corpus_dir(name: str) -> Path:

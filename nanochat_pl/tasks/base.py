@@ -26,7 +26,7 @@ import numpy as np
 
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.parsing import nearest
-from nanochat_pl.system.paths import tasks_dir
+from nanochat_pl.system.paths import tasks_dir, user_path
 from nanochat_pl.tasks.rows import Row, Rows, find_files
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class RowTask(Task):
         return None if self.path else f"{self.folder}/{self.stems[0]}"
 
     def find(self) -> list[Path]:
-        place = Path(self.path).expanduser() if self.path else tasks_dir(self.folder)
+        place = user_path(self.path) if self.path else tasks_dir(self.folder)
         return find_files(place, self.stems, whose=self.name)
 
     def _total(self) -> int:

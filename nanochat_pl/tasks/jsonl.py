@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nanochat_pl.system.assets import TASKS
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.paths import tasks_dir
+from nanochat_pl.system.paths import tasks_dir, user_path
 from nanochat_pl.tasks.base import RowTask
 from nanochat_pl.tasks.messages import checked_messages
 from nanochat_pl.tasks.rows import Row, find_files
@@ -39,7 +39,7 @@ class CustomJSON(RowTask):
         return self.path if self.path in TASKS else None
 
     def find(self) -> list[Path]:
-        places = (Path(self.path).expanduser(), tasks_dir(self.path))
+        places = (user_path(self.path), tasks_dir(self.path))
         for place in places:
             for file in (place, place.with_name(place.name + ".gz")):
                 if file.is_file():

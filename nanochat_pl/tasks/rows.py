@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from nanochat_pl.system.errors import Failure
 
 ROW_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
-REMEDY = "bring the file anew: python cli.py data fetch --for CONFIG, or mend it if it is your own"
+REMEDY = "mend the file if it is your own, or bring it anew: python cli.py data fetch --for CONFIG"
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import tasks_dir
+from nanochat_pl.system.paths import tasks_dir, user_path
 from nanochat_pl.tasks.answers import final_number, has_result
 from nanochat_pl.tasks.base import SHUFFLE_SEED, Task, require_choice
 from nanochat_pl.tasks.rows import REMEDY, find_files, read_lines
@@ -67,7 +67,7 @@ class SpellingTask(Task):
 
     @property
     def files(self) -> list[Path]:
-        place = Path(self.path).expanduser() if self.path else tasks_dir("spelling")
+        place = user_path(self.path) if self.path else tasks_dir("spelling")
         return find_files(place, ["words_alpha"], whose=self.name, suffixes=(".txt", ".txt.gz"))
 
     def _total(self) -> int:

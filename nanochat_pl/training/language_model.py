@@ -118,6 +118,15 @@ class LanguageModel(LightningModule):
         self._start, self._start_config, self.vocab_size = artifact, config, config.vocab_size
         self.start_digest = weights_digest(artifact)
 
+    def require_whole_start(self) -> None:
+        """Read the weights to start from, if there are any, and leave them.
+
+        Raises:
+            Failure: they are damaged.
+        """
+        if self._start is not None:
+            load_artifact(self._start)
+
     def gpt_config(self, sequence_len: int) -> GPTConfig:
         """Return the shape of the network for rows of `sequence_len` tokens.
 

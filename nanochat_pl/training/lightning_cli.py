@@ -10,11 +10,12 @@ refused is refused before anything is created on the disk. Callbacks with settin
 from __future__ import annotations
 
 import inspect
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -24,7 +25,7 @@ from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for, uses_gpu
 from nanochat_pl.system.parsing import Suggesting
-from nanochat_pl.system.paths import run_dir
+from nanochat_pl.system.paths import is_plain_name, run_dir
 from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.callbacks.bits_per_byte import ValidationBitsPerByte
@@ -51,7 +52,8 @@ SECTIONS = {
     "chat_metric": ChatMetric,
 }
 ALWAYS_ON = (TokenBudget, FiniteGuard, ManualGC, ExactResume, Export)
-OWN_PACKAGES = ("nanochat_pl.", "lightning.pytorch.")
+OWN_PACKAGES = ("nanochat_pl", "lightning")
+DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # by jsonargparse
 
 
 class StageParser(Suggesting, LightningArgumentParser):
@@ -63,6 +65,15 @@ class StageParser(Suggesting, LightningArgumentParser):
         for name in inspect.signature(cls.__init__).parameters
         if name != "self"
     )
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Raise a BadInput; a class that was not let in has a remedy of its own."""
+        if denied := DENIED.search(message):
+            raise BadInput(
+                f"class_path: {denied[1]} is not of this package, and loading it would run its code\n"
+                "Add --allow_external true if you trust it."
+            ) from None
+        super().error(message, ex)
 
 
 class StageCLI(LightningCLI):
@@ -116,7 +127,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run and settle precision and compilation by what the machine can do."""
         self.run = self.config.run or Path(str(self.config.config[0])).stem
-        if Path(self.run).name != self.run or self.run.startswith("."):
+        if not is_plain_name(self.run) or self.run.startswith("."):
             raise BadInput(f"--run {self.run!r}: give a name, not a path; runs lie in {run_dir('')}")
         self.config.run = self.run
         self.run_dir = run_dir(self.run)
@@ -232,44 +243,25 @@ class StageCLI(LightningCLI):
 
 
 def refuse_foreign_classes(args: list[str]) -> None:
-    """Refuse a `class_path` outside of this package before anything of it is imported.
+    """Let nothing outside of this package and Lightning be imported because a configuration names it.
 
-    Raises:
-        BadInput: a configuration file or an option names such a class and `--allow_external true` was not given.
+    jsonargparse asks before every import of a name it was given, in whatever form and from whatever file it came, and
+    once more for where the object found is defined. Only the command line can allow more: a configuration that
+    brings foreign classes must not allow them itself. What was refused once stays refused in this process.
     """
-    if "--allow_external" in args or "--allow_external=true" in args:
-        return
-    named = [
-        path
-        for arg in args
-        if arg.endswith((".yaml", ".yml"))
-        for path in _class_paths(_read_yaml(arg.split("=")[-1]))
+    if not _allows_external(args):
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(OWN_PACKAGES))
+
+
+def _allows_external(args: list[str]) -> bool:
+    """Tell whether the last `--allow_external` of a command line says true."""
+    said = [
+        value if has_value else after
+        for arg, after in pairwise([*args, ""])
+        for name, has_value, value in [arg.partition("=")]
+        if name == "--allow_external"
     ]
-    named += [arg.split("=", 1)[1] for arg in args if arg.startswith("--") and ".class_path=" in arg]
-    named += [value for key, value in pairwise(args) if key.endswith(".class_path")]
-    for path in named:
-        if "." in path and not path.startswith(OWN_PACKAGES):
-            raise BadInput(
-                f"class_path: {path} is not of this package, and loading it would run its code\n"
-                "Add --allow_external true if you trust it."
-            )
-
-
-def _read_yaml(path: str) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError):
-        return None  # the parser will say what is wrong with it
-
-
-def _class_paths(node: Any) -> list[str]:
-    """Return every `class_path` in a configuration, at any depth."""
-    if isinstance(node, dict):
-        own = [node["class_path"]] if isinstance(node.get("class_path"), str) else []
-        return own + [path for value in node.values() for path in _class_paths(value)]
-    if isinstance(node, list):
-        return [path for value in node for path in _class_paths(value)]
-    return []
+    return bool(said) and said[-1].lower() == "true"
 
 
 def refuse_what_is_derived(trainer: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from nanochat_pl.system.environment import environment, record_start
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import append_json_line, hold_lock, move_aside
 from nanochat_pl.system.hardware import devices_in_all
+from nanochat_pl.system.paths import user_path
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.checkpoint_io import (
     Receipt,
@@ -34,6 +35,7 @@ from nanochat_pl.training.checkpoint_io import (
     receipts,
     refuse_other_model,
     refuse_other_start,
+    require_free_space,
 )
 from nanochat_pl.training.language_model import require_same_vocabulary
 from nanochat_pl.training.lightning_cli import StageCLI
@@ -47,9 +49,7 @@ def fit(args: list[str]) -> int:
     plan = stage.make_plan(world_size)
     stage.model.follow(plan)
     stage.lock = _lock(stage)  # held until the process ends
-    if stage.config.fresh:
-        _start_over(stage.run_dir)
-    receipt = _resume_point(stage)
+    receipt = None if stage.config.fresh else _resume_point(stage)
     if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
         say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
         say("Add --fresh to start over; the old run is moved aside, not deleted.")
@@ -59,6 +59,9 @@ def fit(args: list[str]) -> int:
             f"the horizon is {plan.steps} steps, but {stage.run} is at step {receipt.step} already\n"
             "Give more steps to continue, or add --fresh to start over; the old run is moved aside, not deleted."
         )
+    _refuse_what_would_fail(stage)
+    if stage.config.fresh:
+        _start_over(stage.run_dir)
     say(plan.table())
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if rank_zero_only.rank == 0:
@@ -73,6 +76,19 @@ def fit(args: list[str]) -> int:
         "start": stage.model.start_digest,
     }
     return _train(stage, receipt)
+
+
+def _refuse_what_would_fail(stage: StageCLI) -> None:
+    """Find out before the run has a folder what else would end it in its first step.
+
+    Raises:
+        Failure: the weights to start from are damaged, or two checkpoints would not fit.
+    """
+    if rank_zero_only.rank != 0:
+        return
+    stage.model.require_whole_start()
+    memory = stage.model.plan.memory_bytes
+    require_free_space(stage.run_dir / "checkpoints", memory["weights"] + memory["optimizer"])
 
 
 def _be_deterministic(stage: StageCLI) -> None:
@@ -146,9 +162,11 @@ def _prompts(stage: StageCLI) -> list[str]:
     if stage.config.prompts is None:
         return list(stage.config_init.samples.prompts)
     try:
-        lines = Path(stage.config.prompts).read_text(encoding="utf-8").splitlines()
+        lines = user_path(stage.config.prompts).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise BadInput(f"--prompts {stage.config.prompts}: {error.strerror}") from None
+    except UnicodeError:
+        raise BadInput(f"--prompts {stage.config.prompts}: is no text in UTF-8, one prompt a line") from None
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise BadInput(f"--prompts {stage.config.prompts}: the file has no prompt, one a line")
@@ -162,9 +180,8 @@ def plan(args: list[str]) -> int:
     if stage.model.init_from is None or is_artifact(stage.model.init_from):
         stage.find_start()
     trainer = stage.config.trainer
-    made = stage.make_plan(
-        stage.config.devices or devices_in_all(trainer.devices, trainer.num_nodes, trainer.accelerator)
-    )
+    here = devices_in_all(trainer.devices, trainer.num_nodes, trainer.accelerator)
+    made = stage.make_plan(here if stage.config.devices is None else stage.config.devices)
     print(json.dumps(made.to_dict(), indent=1) if stage.config.json else made.table())
     return 0
 

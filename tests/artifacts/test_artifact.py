@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,8 +244,29 @@ def test_an_artifact_that_is_nowhere_is_refused_with_where_it_was_sought(base_di
         find_artifact("d4_bsae")
     message = str(caught.value)
     assert str(base_dir / "runs" / "d4_bsae" / "artifact") in message
-    assert "python cli.py fit --config configs/d4_bsae.yaml" in message
     assert len(message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("source", "finished", "advice"),
+    [
+        ("d4_base", (), "Train it first: python cli.py fit --config configs/d4_base.yaml"),
+        ("README.md", (), "No run in BASE/runs is finished yet; give the folder of a model, or train one."),
+        ("../configs/d4_base", (), "No run in BASE/runs is finished yet"),
+        ("d4_bsae", ("d4_base", "other"), "Did you mean d4_base?"),
+        ("nosuchrun", ("d4_base", "other"), "Choose one of: d4_base, other; or give the folder of a model."),
+    ],
+)
+def test_the_advice_about_a_missing_artifact_names_only_what_is_there(
+    base_dir, monkeypatch, source, finished, advice
+):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    for run in finished:
+        (base_dir / "runs" / run / "artifact").mkdir(parents=True)
+        (base_dir / "runs" / run / "artifact" / "config.json").write_text("{}")
+    with pytest.raises(BadInput) as caught:
+        find_artifact(source)
+    assert str(caught.value).splitlines()[-1].startswith(advice.replace("BASE", str(base_dir)))
 
 
 def test_another_process_reads_what_this_one_wrote(folder, gpt):

@@ -385,3 +385,22 @@ def test_a_fetch_that_was_stopped_goes_on_and_a_second_one_beside_it_is_refused(
     assert run(capsys, line)[0] == 0
     assert {request.begin for request in published.requests if request.begin} == begun - {0}
     assert run(capsys, line.replace("fetch", "check"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (b"PAR1\xff\xfe\x00", 2, "is not YAML"),
+        (b"data: {init_args: {train: , val: }}", 2, "no data.init_args.corpus and no tasks"),
+        (b"data: {init_args: {train: [{class_path: CustomJSON, init_args: {path: CHATS}}], val: }}", 0, ""),
+        (b"data: {init_args: {train: [{class_path: CustomJSON, init_args: }]}}", 2, "missing 1 required"),
+    ],
+    ids=["no text", "no tasks", "no validation", "no arguments"],
+)
+def test_a_stage_that_is_damaged_or_half_empty_is_answered_in_a_line(
+    base_dir, tmp_path, capsys, content, code, said
+):
+    (tmp_path / "chats.jsonl").write_text(json.dumps(CHAT))
+    (tmp_path / "stage.yaml").write_bytes(content.replace(b"CHATS", bytes(tmp_path / "chats.jsonl")))
+    got, _, err = run(capsys, f"check --for {tmp_path / 'stage.yaml'}")
+    assert (got, said in err, err.count("\n") <= 3) == (code, True, True), err

@@ -189,8 +189,30 @@ def test_a_mixture_without_anything_to_learn_is_refused():
         def _item(self, number):
             return {"messages": [{"role": "user", "content": "no answer"}]}
 
-    with pytest.raises(Failure, match="no conversation of rank 0 has a token to learn"):
+    with pytest.raises(Failure, match=r"conversation\(s\) read and no token to learn in any$"):
         next(stream(reader(task=Silent)).batches())
+
+
+def test_conversations_that_are_all_too_long_are_refused_before_training_with_the_remedy(tmp_path):
+    TOKENIZER.save(tmp_path)
+
+    class Long(Talk):
+        def _item(self, number):
+            return {
+                "messages": [{"role": "user", "content": "q" * 90}, {"role": "assistant", "content": "a"}]
+            }
+
+    def data(sequence_len: int) -> ChatData:
+        return ChatData([Long(30)], [Long(3)], tokenizer=str(tmp_path), sequence_len=sequence_len)
+
+    with pytest.raises(Failure) as caught:
+        data(64).preflight()
+    assert str(caught.value) == (
+        "data.init_args.train: 30 conversation(s) read and no token to learn in any; "
+        "30 were cut off at 65 tokens, before their first answer\n"
+        "Raise data.init_args.sequence_len; the model's context is its limit."
+    )
+    data(128).preflight()
 
 
 def test_each_batch_knows_the_targets_of_its_step():

@@ -117,6 +117,11 @@ def test_without_temperature_ties_go_to_the_lowest_id_beside_rows_with_it():
     assert sample_rows(logits, settings, [0.9999, 0.9999]).tolist() == [1, 2]
 
 
+def test_the_largest_settings_that_are_accepted_can_be_drawn_with():
+    settings = RowSettings([SamplingSettings(temperature=1e30, top_k=2**63 - 1)])
+    assert sample_rows(torch.tensor([[1.0, 2.0, 3.0]]), settings, [0.5]).tolist() == [1]
+
+
 def test_a_row_that_is_not_a_number_is_told_apart():
     logits = torch.zeros(3, 4)
     logits[1, 2] = torch.nan
@@ -129,7 +134,10 @@ def test_a_row_that_is_not_a_number_is_told_apart():
     ("arguments", "message"),
     [
         ({"temperature": -0.1}, r"^temperature=-0\.1 is negative"),
-        ({"temperature": math.nan}, r"^temperature=nan is"),
+        ({"temperature": math.nan}, r"^temperature=nan is no number"),
+        ({"temperature": 1e39}, r"^temperature=1e\+39 draws every id alike"),
+        ({"temperature": 10**39}, r"^temperature=10{39} draws every id alike"),
+        ({"top_k": 99999999999999999999}, r"^top_k=99999999999999999999 is more than any vocabulary has"),
         ({"temperature": math.inf}, r"^temperature=inf draws every id alike"),
         ({"temperature": None}, r"^temperature=None is not a number"),
         ({"temperature": "1"}, r"^temperature='1' is not a number"),

@@ -102,7 +102,7 @@ def test_the_largest_temperatures_draw_every_id_alike(temperature):
     ("arguments", "message"),
     [
         ({"temperature": -0.1}, r"^temperature=-0\.1 is negative; give 0"),
-        ({"temperature": math.nan}, r"^temperature=nan is"),
+        ({"temperature": math.nan}, r"^temperature=nan is no number"),
         ({"top_k": 0}, r"^top_k=0 leaves no id to draw; give 1 or more"),
         ({"top_k": -3, "temperature": 1.0}, r"^top_k=-3 leaves no id"),
     ],

@@ -477,6 +477,7 @@ def test_wherever_a_bit_of_a_gzip_flips_its_texts_are_the_same_or_its_name_is_sa
         ),
         ("a.parquet", b"PAR1 no parquet PAR1", r"damaged, or not what its name says"),
         ("a.parquet", b"", r"damaged, or not what its name says"),
+        ("a.jsonl", b"[" * 200_000, r"line 1 is not JSON with a key"),
     ],
 )
 def test_a_foreign_file_is_refused_or_skipped_with_its_name_and_what_is_wrong(

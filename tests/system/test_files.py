@@ -73,3 +73,11 @@ def test_lock_keeps_others_out_until_the_process_is_dead(tmp_path):
     holder.kill()
     holder.communicate()
     hold_lock(path).close()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_with_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        Failure, match=r"file/runs: cannot be written to: Not a directory\n.*NANOCHAT_BASE_DIR"
+    ):
+        hold_lock(tmp_path / "file" / "runs" / ".x.lock")

@@ -14,6 +14,7 @@ from nanochat_pl.evaluation.core_metric import core_exams, core_metric
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.results import core_metrics
 from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.paths import user_path
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
 from nanochat_pl.training.examination import taken_now
 
@@ -34,7 +35,7 @@ class CoreMetric(Callback):
     @property
     def folder(self) -> Path:
         """Where the tasks lie."""
-        return Path(self.path).expanduser() if self.path else default_bundle()
+        return user_path(self.path) if self.path else default_bundle()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the tasks; a run goes on without them, for they change nothing of it."""

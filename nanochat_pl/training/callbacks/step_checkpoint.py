@@ -19,7 +19,6 @@ from nanochat_pl.training.checkpoint_io import (
     checkpoint_path,
     point_last_at,
     receipts,
-    require_free_space,
 )
 
 FAILED_SAVES_ALLOWED = 3
@@ -42,12 +41,9 @@ class StepCheckpoint(Checkpoint):
         self._failed_saves = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that two checkpoints will fit, and sweep away what dead processes left."""
-        if stage != "fit" or not trainer.is_global_zero:
-            return
-        memory = pl_module.plan.memory_bytes
-        require_free_space(self.folder(trainer), memory["weights"] + memory["optimizer"])
-        remove_leftovers(self.folder(trainer))
+        """Sweep away what dead processes left."""
+        if stage == "fit" and trainer.is_global_zero:
+            remove_leftovers(self.folder(trainer))
 
     def folder(self, trainer: Trainer) -> Path:
         """Return the run's folder of checkpoints."""
