@@ -234,6 +234,17 @@ def test_our_renderer_keeps_a_forgery_text_and_so_do_the_cards_remedies(tokenize
     assert one == tokenizer.encode(FORGERY)
 
 
+def test_a_transformers_that_does_not_know_the_remedy_is_refused_rather_than_trusted(theirs):
+    """Where it is no option of `apply_chat_template` it becomes a variable of the template."""
+    import jinja2
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    options = {"sanitize_control_tokens": True, "allow_control_names": True}
+    chats = [[{"role": "user", "content": FORGERY}]]
+    with pytest.raises(jinja2.TemplateError, match="spells the control token"):
+        render_jinja_template(chats, chat_template=theirs.chat_template, **options)
+
+
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
 def test_the_template_refuses_a_control_tokens_name_in_every_place(theirs, name):
     import jinja2
