@@ -94,7 +94,7 @@ def fetch(assets: Sequence[Asset], *, again: str, workers: int = WORKERS) -> Sum
         state.look(workers)
         if state.has_work():
             _require_online(state, again)
-            items = list(state.ask())
+            items = state.lacking_of(list(state.ask()), workers)
             _require_room(items, again)
             state.bring(items, workers, again)
         state.write_manifests()
@@ -135,18 +135,18 @@ class _State:
         ]
         here = [job for job in jobs if (base_dir() / job[1].target).is_file()]
         progress = FileProgress("looking", len(here), sum(map(_size_of, here)))
-        for done in in_parallel(here, self._look_at, workers=workers):
-            asset, file, _ = done.job
-            found = done.value()
-            if isinstance(found, Entry):
-                self.right[asset.name][file.target] = found
-            elif found == "unsure":
-                self.unsure.append((asset, file))
-            else:
-                progress.say(f"{found}; it will be fetched")
-            progress.add_bytes(_size_of(done.job))
-            progress.add_file()
-        progress.close()
+        with closing(progress):
+            for done in in_parallel(here, self._look_at, workers=workers):
+                asset, file, _ = done.job
+                found = done.value()
+                if isinstance(found, Entry):
+                    self.right[asset.name][file.target] = found
+                elif found == "unsure":
+                    self.unsure.append((asset, file))
+                else:
+                    progress.say(f"{found}; it will be fetched")
+                progress.add_bytes(_size_of(done.job))
+                progress.add_file()
         unsure = {file.target for _, file in self.unsure}
         self.lacking = [
             (asset, file)
@@ -159,7 +159,7 @@ class _State:
         return bool(self.lacking or self.unsure)
 
     def ask(self) -> Iterator[Item]:
-        """Yield what must be fetched, as the servers describe it; files that turn out to be right are not."""
+        """Yield all files that are lacking or unsure, as the servers describe them."""
         for asset in self.assets.values():
             files = [file for owner, file in [*self.lacking, *self.unsure] if owner is asset]
             if not files:
@@ -171,19 +171,25 @@ class _State:
             except Failure as failure:
                 self.failures.append(f"{asset.name}: {failure}")
                 continue
-            yield from self._items(asset, remotes)
+            for file, remote in remotes:
+                if remote is None:
+                    self.failures.append(f"{file.target}: {asset.repo} has no {file.address}")
+                else:
+                    yield Item(asset, file, remote)
 
-    def _items(self, asset: Asset, remotes: list[tuple[RemoteFile, Remote | None]]) -> Iterator[Item]:
-        """Yield what must be fetched of one asset, now that the server has said what each file is."""
+    def lacking_of(self, items: list[Item], workers: int) -> list[Item]:
+        """Return the items without those whose file, now that the server has said what it should be, is right."""
         unsure = {file.target for _, file in self.unsure}
-        for file, remote in remotes:
-            path = base_dir() / file.target
-            if remote is None:
-                self.failures.append(f"{file.target}: {asset.repo} has no {file.address}")
-            elif file.target not in unsure or complaint_of_digest(path, remote):
-                yield Item(asset, file, remote)
-            else:
-                self.right[asset.name][file.target] = _entry_of(path, remote.sha256)
+        doubtful = [item for item in items if item.file.target in unsure]
+        progress = FileProgress("comparing", len(doubtful), sum(map(_about, doubtful)))
+        with closing(progress):
+            for done in in_parallel(doubtful, _complaint_of, workers=workers):
+                asset, file, remote = done.job
+                if done.value() is None:
+                    self.right[asset.name][file.target] = _entry_of(base_dir() / file.target, remote.sha256)
+                progress.add_bytes(_about(done.job))
+                progress.add_file()
+        return [item for item in items if item.file.target not in self.right[item.asset.name]]
 
     def bring(self, items: list[Item], workers: int, again: str) -> None:
         """Fetch all items.
@@ -275,6 +281,10 @@ class _State:
             f"could not be fetched: {named}{more}; {right} of {all_files} files are here\n"
             f"What is here stays; go on: {again}"
         )
+
+
+def _complaint_of(item: Item) -> str | None:
+    return complaint_of_digest(base_dir() / item.file.target, item.remote)
 
 
 def _unpack(archive: Path, asset: Asset) -> dict[str, Entry]:
