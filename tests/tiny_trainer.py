@@ -19,7 +19,7 @@ VOCAB_SIZE, ROWS, SEQUENCE_LEN = 64, 2, 16
 
 
 class RandomRows(LightningDataModule):
-    """Random ids, the same in every run."""
+    """Random ids, the same in every run; ranks take them in turns, as one rank takes them one after another."""
 
     sequence_len = SEQUENCE_LEN
 
@@ -31,7 +31,8 @@ class RandomRows(LightningDataModule):
         """Return 1,000 batches."""
         draw = torch.Generator().manual_seed(0)
         rows = [torch.randint(VOCAB_SIZE, (ROWS, SEQUENCE_LEN + 1), generator=draw) for _ in range(1000)]
-        return DataLoader([Batch(ids[:, :-1], ids[:, 1:]) for ids in rows], batch_size=None)
+        mine = rows[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader([Batch(ids[:, :-1], ids[:, 1:]) for ids in mine], batch_size=None)
 
 
 class Kept(Logger):
@@ -49,8 +50,8 @@ class Kept(Logger):
         """Nothing to keep."""
 
 
-def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
-    """Return a module of two layers with its plan."""
+def tiny_module(steps: int, accumulation: int = 1, ranks: int = 1, **settings) -> LanguageModel:
+    """Return a module of two layers with its plan, `accumulation` micro-batches a step on each rank."""
     torch.manual_seed(42)
     shape = {"depth": 2, "vocab_size": VOCAB_SIZE, "aspect_ratio": 16, "head_dim": 16, "compile": False}
     model = LanguageModel(**shape | settings)
@@ -58,8 +59,8 @@ def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
         model.gpt_config(SEQUENCE_LEN),
         sequence_len=SEQUENCE_LEN,
         device_batch_rows=ROWS,
-        batch_tokens=ROWS * SEQUENCE_LEN * accumulation,
-        world_size=1,
+        batch_tokens=ROWS * SEQUENCE_LEN * accumulation * ranks,
+        world_size=ranks,
         max_steps=steps,
         **model.rates,
     )
@@ -68,13 +69,17 @@ def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
 
 
 def train(
-    model: LanguageModel, folder: Path, *callbacks: Callback, logger=False, data: RandomRows | None = None
+    model: LanguageModel,
+    folder: Path,
+    *callbacks: Callback,
+    logger=False,
+    data: RandomRows | None = None,
+    **settings,
 ) -> Trainer:
-    """Train to the planned end and return the Trainer."""
+    """Train to the planned end and return the Trainer; `settings` are further ones of its."""
+    settings = {"accelerator": "cpu", "devices": 1, "precision": "32-true"} | settings
     trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        precision="32-true",
+        **settings,
         max_epochs=-1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -89,7 +94,7 @@ def train(
     )
     trainer.strategy.checkpoint_io.facts = {
         "model": model.gpt_config(SEQUENCE_LEN).to_dict(),
-        "world_size": 1,
+        "world_size": trainer.world_size,
     }
     trainer.fit(model, datamodule=data or RandomRows())
     return trainer

@@ -4,9 +4,10 @@ Groups of kind "muon" hold 2-D weights. Per step:
 
     gradient ─► momentum (Nesterov) ─► stack same shapes ─► orthogonalize ─► decay, then add, scaled by shape
 
-Groups of kind "adamw" are textbook AdamW, by torch's fused kernel. Gradients arrive averaged over ranks, each
-rank takes the same step, and state belongs to a parameter, never to a stack or a rank. Which parameter goes
-where is decided in `training/param_groups.py`, how the rates move in `schedule.py`.
+Groups of kind "adamw" are textbook AdamW, by torch's fused kernel. A rank works on its part of each parameter: all
+of it where ranks are equal, a piece where `sharding.py` says so; whole matrices come together for their
+orthogonalization only (`exchange.py`). Saved state belongs to a parameter by its name, never to a stack or a rank.
+Which parameter goes where is decided in `training/param_groups.py`, how the rates move in `schedule.py`.
 
 Letters: K matrices of one shape, m rows, n columns.
 """
@@ -22,6 +23,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from nanochat_pl.optim.exchange import Exchange
+from nanochat_pl.optim.ownership import balanced_owners, orthogonalization_cost
+from nanochat_pl.optim.sharding import Replicated
 from nanochat_pl.system.hardware import has_fast_bf16
 
 # (a, b, c) of each iteration X <- a X + (b A + c A^2) X with A = X X^T: Amsel et al. 2025, arXiv:2505.16932,
@@ -86,13 +90,17 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 class MuonAdamW(Optimizer):
     """Muon and AdamW behind one `torch.optim.Optimizer`.
 
-    Parameters without a gradient are skipped: neither weight nor state changes by a bit.
+    Parameters without a gradient are skipped: neither weight nor state changes by a bit. All ranks must agree which.
 
     Args:
-        groups: dictionaries with `params`, `kind` ("muon" or "adamw") and settings of that kind in `KINDS`.
-            Further keys, such as `name`, are kept. Rate and decay as given become `initial_lr` and
+        groups: dictionaries with `params` (named or not), `kind` ("muon" or "adamw") and settings of that kind in
+            `KINDS`. Further keys, such as `name`, are kept. Rate and decay as given become `initial_lr` and
             `initial_weight_decay`, from which a schedule starts.
         orthogonalize_dtype: in which Muon's iterations compute; default as in `orthogonalize`.
+        sharding: how weights, gradients and moments lie on the ranks; default: all of them on each.
+
+    Attributes:
+        clip_norm: norm over all averaged gradients above which they are scaled down to it; 0 is off.
 
     Raises:
         ValueError: a group has no known kind, a number is out of range, a Muon parameter is not a matrix, or
@@ -100,13 +108,19 @@ class MuonAdamW(Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, orthogonalize_dtype: torch.dtype | None = None
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        orthogonalize_dtype: torch.dtype | None = None,
+        sharding: Replicated | None = None,
     ) -> None:
         self.orthogonalize_dtype = orthogonalize_dtype
+        self.sharding = sharding or Replicated()
+        self.clip_norm = 0.0
         super().__init__(groups, {})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Check a group, fill in its kind's defaults, and add it."""
+        """Check a group, fill in its kind's defaults, add it, and deal everything to the ranks anew."""
         kind = param_group.get("kind")
         if kind not in KINDS:
             raise ValueError(
@@ -117,13 +131,60 @@ class MuonAdamW(Optimizer):
         _check_numbers(group)
         super().add_param_group(group)
         _check_parameters(self.param_groups[-1])
+        self._owners = _owners(self.param_groups, self.sharding.ranks)
+        self._exchanges: dict[tuple[Tensor, ...], Exchange] = {}
+        self.sharding.place(self.param_groups, self._owners)
 
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """Return moments and counts of whole parameters by name, and the settings; equal for every sharding.
+
+        Where moments are spread over ranks all of them must call this. The first gets the state, one parameter after
+        the other and in main memory; the others get an empty one.
+        """
+        state = {
+            key: {name: self._whole(name, param, value) for name, value in self.state[param].items()}
+            for key, param in self._named()
+            if param in self.state
+        }
+        if self.sharding.rank != 0:
+            return {}
+        keys = iter([key for key, _ in self._named()])
+        groups = [group | {"params": [next(keys) for _ in group["params"]]} for group in self.param_groups]
+        return {"state": state, "param_groups": groups}
+
+    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over moments and counts, but no settings: those are the configuration's, and a schedule's."""
-        settings = [{key: group[key] for key in group if key != "params"} for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, own in zip(self.param_groups, settings, strict=True):
-            group.update(own)
+        """Take over moments and counts, this rank's part of each; settings are the configuration's, and a schedule's.
+
+        Args:
+            state_dict: of this class at any number of ranks; parameters by name, or by number as torch writes them.
+
+        Raises:
+            ValueError: it holds other parameters than this optimizer.
+        """
+        saved = dict(state_dict["state"])
+        self.state.clear()
+        for number, (key, param) in enumerate(self._named()):
+            values = saved.pop(key, None) or saved.pop(number, None)
+            if values:
+                self.state[param] = {name: self._own(name, param, value) for name, value in values.items()}
+        if saved:
+            raise ValueError(f"the saved optimizer has parameters this one has not: {sorted(map(str, saved))[:3]}")
+
+    def _named(self) -> list[tuple[Any, Tensor]]:
+        """Return every parameter with its name, or its number where it has none."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        names = [name for group in self.param_groups for name in group.get("param_names", ())]
+        return list(zip(names or range(len(params)), params, strict=True))
+
+    def _whole(self, name: str, param: Tensor, value: Tensor) -> Tensor | None:
+        return value if name == "step" else self.sharding.whole(param, value)
+
+    def _own(self, name: str, param: Tensor, value: Tensor) -> Tensor:
+        if name == "step":
+            return torch.as_tensor(value, dtype=torch.float32, device=param.device).clone()
+        return self.sharding.own_part(param, value)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -139,13 +200,25 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
-            if group["kind"] == "muon":
-                self._step_muon(params, group)
-            elif params:
-                self._step_adamw(params, group)
+        work = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        self.sharding.reduce(_params_of(work))
+        self._clip(_params_of(work))
+        for kind, update in (("adamw", self._step_adamw), ("muon", self._step_muon)):
+            of_kind = [(group, params) for group, params in work if params and group["kind"] == kind]
+            for group, params in of_kind:
+                update(params, group)
+            self.sharding.publish(_params_of(of_kind))
+        self.sharding.finish()
         return loss
+
+    def _clip(self, params: list[Tensor]) -> None:
+        """Scale the averaged gradients down to `clip_norm`."""
+        if not self.clip_norm or not params:
+            return
+        gradients = [self.sharding.gradient(param) for param in params]
+        squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        norm = self.sharding.added_up(squares).sqrt()
+        torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Update matrices, those of one shape together."""
@@ -158,31 +231,50 @@ class MuonAdamW(Optimizer):
     def _step_stack(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Update K matrices of one shape."""
         momentum, lr = group["momentum"], group["lr"]
-        buffers = [self._momentum_buffer(param) for param in params]
-        gradients = [param.grad for param in params]
+        weights = [self.sharding.weight(param) for param in params]
+        gradients = [self.sharding.gradient(param) for param in params]
+        buffers = [self._momentum_buffer(*pair) for pair in zip(params, weights, strict=True)]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        update = torch.stack(gradients)  # (K, m, n)
-        torch._foreach_lerp_(update.unbind(), buffers, momentum)  # Nesterov: look one step ahead
-        update = orthogonalize(update, dtype=self.orthogonalize_dtype)
-        m, n = update.shape[-2:]
+        exchange = self._exchange(tuple(params))
+        outbox, parts = exchange.packed(gradients)
+        torch._foreach_lerp_(parts, buffers, momentum)  # Nesterov: look one step ahead
+        matrices = exchange.to_owners(outbox)  # (k, m, n): all K where nothing is shared out
+        if len(matrices):
+            matrices = orthogonalize(matrices, dtype=self.orthogonalize_dtype)
+        updates = exchange.from_owners(matrices, weights)
+        m, n = exchange.shape
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(params, update.unbind(), alpha=-lr * max(1.0, m / n) ** 0.5)
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(weights, updates, alpha=-lr * max(1.0, m / n) ** 0.5)
 
-    def _momentum_buffer(self, param: Tensor) -> Tensor:
-        """Return the running average of a parameter's gradients, zero at first."""
+    def _exchange(self, params: tuple[Tensor, ...]) -> Exchange:
+        """Return the way of matrices of one shape to their owners, planned once."""
+        if params not in self._exchanges:
+            self._exchanges[params] = Exchange(
+                tuple(params[0].shape),
+                lambda k, rank: self.sharding.part(params[k], rank),
+                [self._owners[param] for param in params],
+                self.sharding.rank,
+                self.sharding.ranks,
+            )
+        return self._exchanges[params]
+
+    def _momentum_buffer(self, param: Tensor, weight: Tensor) -> Tensor:
+        """Return the running average of a parameter's gradients, zero at first; this rank's part."""
         state = self.state[param]
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(param)
+            state["momentum_buffer"] = torch.zeros_like(weight)
         return state["momentum_buffer"]
 
     def _step_adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Update parameters of any shape."""
-        states = [self._moments(param) for param in params]
+        weights = [self.sharding.weight(param) for param in params]
+        states = [self._moments(*pair) for pair in zip(params, weights, strict=True)]
+        gradients = [self.sharding.gradient(param) for param in params]
         beta1, beta2 = group["betas"]
         adamw(
-            params,
-            [param.grad for param in params],
+            weights,
+            gradients,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -197,14 +289,25 @@ class MuonAdamW(Optimizer):
             eps=group["eps"],
         )
 
-    def _moments(self, param: Tensor) -> dict[str, Tensor]:
-        """Return a parameter's moments and count of updates, zero at first."""
+    def _moments(self, param: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Return the moments of this rank's part of a parameter and its count of updates, zero at first."""
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-            state["exp_avg"] = torch.zeros_like(param)
-            state["exp_avg_sq"] = torch.zeros_like(param)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
         return state
+
+
+def _params_of(work: list[tuple[dict[str, Any], list[Tensor]]]) -> list[Tensor]:
+    return [param for _, params in work for param in params]
+
+
+def _owners(groups: list[dict[str, Any]], ranks: int) -> dict[Tensor, int]:
+    """Return which rank orthogonalizes each matrix."""
+    matrices = [param for group in groups if group["kind"] == "muon" for param in group["params"]]
+    costs = [orthogonalization_cost(*param.shape) for param in matrices]
+    return dict(zip(matrices, balanced_owners(costs, ranks), strict=True))
 
 
 def _check_numbers(group: dict[str, Any]) -> None:

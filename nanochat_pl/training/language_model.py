@@ -30,6 +30,8 @@ from nanochat_pl.system.errors import BadInput
 from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.param_groups import param_groups
 from nanochat_pl.training.plan import Plan
+from nanochat_pl.training.same_start import require_same_step, require_same_weights
+from nanochat_pl.training.strategies import sharding_of
 
 
 class LanguageModel(LightningModule):
@@ -168,8 +170,14 @@ class LanguageModel(LightningModule):
         elif self.gpt is None:
             config = self.gpt_config(self.trainer.datamodule.sequence_len)
             self.gpt = GPT.materialized(config, device=device)
+        if self.trainer.world_size > 1:
+            require_same_weights(self.gpt)
         if self.compiles and self.trainer.training:
             self.gpt.compile(dynamic=False)  # in place: the names in the state dict stay as they are
+
+    def on_train_start(self) -> None:
+        """Make sure that all ranks go on from the same step."""
+        require_same_step(self.trainer.global_step)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return logits (B, T, V) for ids (B, T)."""
@@ -216,12 +224,24 @@ class LanguageModel(LightningModule):
             **self.rates,
             weight_decay=self.weight_decay,
         )
-        return MuonAdamW(groups)
+        return MuonAdamW(groups, sharding=sharding_of(self.trainer))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Set rate, momentum and decay of the step about to be taken: functions of its number, nothing to save."""
         apply_schedule(optimizer, self.schedule, self.trainer.global_step)
         self._step_targets = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Have the optimizer clip by the norm over all ranks, which it alone knows under every strategy."""
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            optimizer.clip_norm = gradient_clip_val or 0.0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what Lightning would save and nobody restores: the loaders' own state is a batch ahead."""

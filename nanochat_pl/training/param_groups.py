@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.optim.schedule import learning_rates
 
@@ -17,7 +19,7 @@ def param_groups(
     weight_decay: float = 0.0,
     adam_betas: tuple[float, float] = (0.8, 0.95),
 ) -> list[dict[str, Any]]:
-    """Return the groups for `MuonAdamW`: every parameter of `gpt` exactly once.
+    """Return the groups for `MuonAdamW`: every parameter of `gpt` exactly once, with its name in `GPT.state_dict`.
 
     The two embeddings, whose rows stand each for one token, go to AdamW; all matrices between them to Muon.
 
@@ -35,10 +37,16 @@ def param_groups(
     adamw = {"kind": "adamw", "betas": adam_betas, "eps": 1e-10, "weight_decay": 0.0}
     muon = {"kind": "muon", "momentum": 0.95, "weight_decay": weight_decay}
     groups = [
-        {"name": "embedding", "params": list(gpt.wte.parameters())} | adamw,
-        {"name": "unembedding", "params": list(gpt.lm_head.parameters())} | adamw,
-        {"name": "matrix", "params": list(gpt.blocks.parameters())} | muon,
+        {"name": "embedding"} | _named(gpt.wte, "wte") | adamw,
+        {"name": "unembedding"} | _named(gpt.lm_head, "lm_head") | adamw,
+        {"name": "matrix"} | _named(gpt.blocks, "blocks") | muon,
     ]
     grouped = sum(len(group["params"]) for group in groups)
     assert grouped == len(list(gpt.parameters())), "a parameter of GPT belongs to no group"
     return [group | {"lr": rates[group["name"]]} for group in groups]
+
+
+def _named(module: nn.Module, prefix: str) -> dict[str, list[Any]]:
+    """Return a module's parameters and, as torch's optimizers keep them, their names."""
+    named = dict(module.named_parameters(prefix))
+    return {"params": list(named.values()), "param_names": list(named)}

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl import __version__
 from nanochat_pl.artifacts import save_artifact
+from nanochat_pl.training.strategies import whole_gpt
 
 
 class Export(Callback):
@@ -18,11 +19,12 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export on rank 0; also after a restart that found nothing left to train."""
-        if trainer.is_global_zero and trainer.global_step >= pl_module.plan.steps:
+        if trainer.global_step < pl_module.plan.steps:
+            return
+        gpt = whole_gpt(pl_module, "cpu")
+        if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "artifact"
-            save_artifact(
-                folder, pl_module.gpt, trainer.datamodule.tokenizer_on_disk, _provenance(trainer, pl_module)
-            )
+            save_artifact(folder, gpt, trainer.datamodule.tokenizer_on_disk, _provenance(trainer, pl_module))
 
 
 def _provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from nanochat_pl.system.errors import Failure
@@ -46,9 +47,8 @@ class FiniteGuard(Callback):
             raise Failure(_diverged(trainer, self.patience))
 
     def _every_rank_is_finite(self, trainer: Trainer, optimizer: Optimizer) -> bool:
-        gradients = [
-            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in params]
         norms = torch.stack(torch._foreach_norm(gradients))
         finite = torch.isfinite(norms).all()
         if self._loss_is_finite is not None:

@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.inference.sampling import complete
+from nanochat_pl.model.gpt import GPT
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+from nanochat_pl.training.strategies import whole_gpt
 
 PROMPTS = (
     "The capital of France is",
@@ -41,18 +43,20 @@ class Samples(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Sample at the interval and after the last step."""
-        due = is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)
-        if trainer.is_global_zero and ends_step(trainer) and due:
+        if not (ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)):
+            return
+        gpt = whole_gpt(pl_module, pl_module.device)
+        if trainer.is_global_zero:
+            pl_module.eval()
             for prompt in self.prompts:
-                self._log(trainer, prompt, self._continue(trainer, pl_module, prompt))
+                self._log(trainer, prompt, self._continue(trainer, gpt, prompt))
+            pl_module.train()
 
-    def _continue(self, trainer: Trainer, module: LightningModule, prompt: str) -> str:
+    def _continue(self, trainer: Trainer, gpt: GPT, prompt: str) -> str:
         tokenizer = trainer.datamodule.tokenizer_on_disk
         ids = trainer.datamodule.prompt_ids(prompt)
-        module.eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            new = complete(module.gpt, ids, max_new_tokens=self.max_new_tokens, stop_ids=tokenizer.stop_ids)
-        module.train()
+            new = complete(gpt, ids, max_new_tokens=self.max_new_tokens, stop_ids=tokenizer.stop_ids)
         return tokenizer.decode(new)
 
     def _log(self, trainer: Trainer, prompt: str, text: str) -> None:

@@ -1,0 +1,121 @@
+"""How a run is spread over devices: `ddp` is Lightning's own, `zero` and `fsdp2` are these.
+
+    ddp      weights, gradients and moments on every device; gradients averaged during the backward pass
+    zero     the same weights, a share of the moments; once a step gradients are averaged and weights gathered
+    fsdp2    a share of everything; weights are gathered block by block when they are needed
+
+All three are Lightning's DDP with another idea of what lies where, which is `optim/sharding.py`'s business. Their
+checkpoints are the same file, and rank 0 writes it: a run can go on under another of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from nanochat_pl.model.gpt import GPT
+from nanochat_pl.optim.sharding import Replicated, Rows, ZeroRanges
+
+
+class ZeroStrategy(DDPStrategy):
+    """Replicated weights, sharded optimizer state. Nothing is communicated before the step."""
+
+    def configure_ddp(self) -> None:
+        """Leave the module as it is: the optimizer averages the gradients."""
+
+    def sharding(self) -> ZeroRanges:
+        """Return what the optimizer is to know."""
+        return ZeroRanges()
+
+
+class FSDP2Strategy(DDPStrategy):
+    """Weights, gradients and optimizer state sharded by rows, each block a unit.
+
+    Args:
+        reduce_every_micro_batch: whether gradients are averaged after each micro-batch of a step, which keeps them
+            sharded, instead of once a step, which communicates less.
+        settings: of Lightning's DDPStrategy.
+    """
+
+    def __init__(self, reduce_every_micro_batch: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.reduce_every_micro_batch = reduce_every_micro_batch
+
+    def configure_ddp(self) -> None:
+        """Shard the network, whose weights are complete and equal on all ranks until here."""
+        gpt = self.lightning_module.gpt
+        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        is_mixed = getattr(self.precision_plugin, "precision", "") == "bf16-mixed"
+        # Blocks are gathered in what they compute in. The two embeddings stay fp32, as their gradient adds up many
+        # products; under autocast they are rounded where they are used.
+        in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for block in gpt.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=in_bf16 if is_mixed else MixedPrecisionPolicy())
+        fully_shard(gpt, mesh=mesh)
+        register_fsdp_forward_method(gpt, "token_losses")
+
+    def sharding(self) -> Rows:
+        """Return what the optimizer is to know."""
+        return Rows()
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Keep gradients of a micro-batch that does not end a step to this rank."""
+        gpt = self.lightning_module.gpt
+        gpt.set_requires_gradient_sync(self.reduce_every_micro_batch)
+        try:
+            yield
+        finally:
+            gpt.set_requires_gradient_sync(True)
+
+    def lightning_module_state_dict(self) -> dict[str, Tensor]:
+        """Return the whole weights on rank 0, in main memory; nothing on the others."""
+        whole = whole_weights(self.lightning_module.gpt)
+        return {f"gpt.{name}": weight for name, weight in whole.items()}
+
+
+StrategyRegistry.register("zero", ZeroStrategy, description=ZeroStrategy.__doc__)
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description=FSDP2Strategy.__doc__)
+
+
+def sharding_of(trainer: Trainer) -> Replicated:
+    """Return how the trainer's strategy lays out weights, gradients and moments."""
+    sharding = getattr(trainer.strategy, "sharding", Replicated)
+    return sharding()
+
+
+def whole_weights(gpt: GPT) -> dict[str, Tensor]:
+    """Return, on rank 0 and in main memory, the weights of a sharded network; all ranks must call this."""
+    for module in gpt.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # a network that has just been evaluated still holds gathered weights
+    rows = Rows()
+    weights = {name: rows.whole(weight, rows.weight(weight)) for name, weight in gpt.named_parameters()}
+    return weights if rows.rank == 0 else {}
+
+
+def whole_gpt(module: LightningModule, device: torch.device | str) -> GPT | None:
+    """Return a network that rank 0 can use alone; None on the others. All ranks must call this.
+
+    Args:
+        module: whose network it is: itself, unless it is sharded.
+        device: where a copy lies.
+    """
+    gpt = module.gpt
+    if not isinstance(gpt, FSDPModule):
+        return gpt
+    weights = whole_weights(gpt)
+    if not weights:
+        return None
+    copy = GPT.on_meta(gpt.config).to_empty(device=device)
+    copy.load_state_dict(weights)
+    copy.init_buffers()
+    return copy.eval()
