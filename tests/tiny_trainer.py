@@ -83,6 +83,7 @@ def train(
         max_epochs=-1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),

@@ -170,7 +170,9 @@ class MuonAdamW(Optimizer):
             if values:
                 self.state[param] = {name: self._own(name, param, value) for name, value in values.items()}
         if saved:
-            raise ValueError(f"the saved optimizer has parameters this one has not: {sorted(map(str, saved))[:3]}")
+            raise ValueError(
+                f"the saved optimizer has parameters this one has not: {sorted(map(str, saved))[:3]}"
+            )
 
     def _named(self) -> list[tuple[Any, Tensor]]:
         """Return every parameter with its name, or its number where it has none."""

@@ -18,12 +18,13 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from nanochat_pl.artifacts import find_artifact, is_artifact
 from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
-from nanochat_pl.system.hardware import choose_precision, gpu_to_plan_for, uses_gpu
+from nanochat_pl.system.hardware import choose_precision, devices_in_all, gpu_to_plan_for, uses_gpu
 from nanochat_pl.system.parsing import Suggesting
 from nanochat_pl.system.paths import is_plain_name, run_dir
 from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
@@ -43,6 +44,7 @@ from nanochat_pl.training.checkpoint_io import AtomicCheckpointIO
 from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
 from nanochat_pl.training.plan import Plan, make_plan
+from nanochat_pl.training.strategies import BY_CLASS_PATH, refuse_what_sharding_cannot
 
 SECTIONS = {
     "checkpoint": StepCheckpoint,
@@ -149,6 +151,7 @@ class StageCLI(LightningCLI):
         config |= {
             "default_root_dir": str(self.run_dir),
             "precision": self.precision,
+            "strategy": self._strategy(config),
             "max_epochs": -1,  # the plan ends the run
             "limit_val_batches": 0 if self.verb == "fit" else config["limit_val_batches"],
             "num_sanity_val_steps": 0,
@@ -169,6 +172,20 @@ class StageCLI(LightningCLI):
             return Trainer(**config | {"logger": self._loggers(config["logger"])})
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise BadInput(f"trainer: {' '.join(str(error).split())[:300]}") from error
+
+    def _strategy(self, trainer: dict[str, Any]) -> Strategy | str:
+        """Return the strategy asked for; where none is, and there are several devices, `zero`.
+
+        Raises:
+            BadInput: it cannot do what other settings ask.
+        """
+        asked = trainer["strategy"]
+        devices = devices_in_all(trainer["devices"], trainer["num_nodes"], trainer["accelerator"])
+        if asked == "auto" and devices > 1 and trainer["accelerator"] in ("auto", "cpu", "gpu", "cuda"):
+            asked = "zero"
+        asked = BY_CLASS_PATH.get(asked, asked) if isinstance(asked, str) else asked
+        refuse_what_sharding_cannot(asked, str(self.precision), trainer["gradient_clip_algorithm"])
+        return asked
 
     def _loggers(self, asked: Any) -> Any:
         """Return the run's own loggers and those asked for; none outside of training."""

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.optim.sharding import Replicated, Rows, ZeroRanges
+from nanochat_pl.system.errors import BadInput
 
 
 class ZeroStrategy(DDPStrategy):
@@ -82,8 +83,31 @@ class FSDP2Strategy(DDPStrategy):
         return {f"gpt.{name}": weight for name, weight in whole.items()}
 
 
-StrategyRegistry.register("zero", ZeroStrategy, description=ZeroStrategy.__doc__)
-StrategyRegistry.register("fsdp2", FSDP2Strategy, description=FSDP2Strategy.__doc__)
+SHARDED = {"zero": ZeroStrategy, "fsdp2": FSDP2Strategy}
+BY_CLASS_PATH = {f"{strategy.__module__}.{strategy.__qualname__}": name for name, strategy in SHARDED.items()}
+for _name, _strategy in SHARDED.items():
+    StrategyRegistry.register(_name, _strategy, description=_strategy.__doc__)
+
+
+def refuse_what_sharding_cannot(strategy: Any, precision: str, clip_algorithm: str | None) -> None:
+    """Refuse what needs every gradient on every rank, where a strategy does not give that.
+
+    Raises:
+        BadInput: fp16's loss scaling, half weights, or clipping by value.
+    """
+    name = next((n for n, cls in SHARDED.items() if strategy == n or isinstance(strategy, cls)), None)
+    if name is None:
+        return
+    if precision not in ("32-true", "64-true", "bf16-mixed"):
+        raise BadInput(
+            f"trainer.precision={precision} does not go with trainer.strategy={name}\n"
+            "Use bf16-mixed or 32-true, or trainer.strategy ddp."
+        )
+    if clip_algorithm == "value":
+        raise BadInput(
+            f"trainer.gradient_clip_algorithm=value does not go with trainer.strategy={name}\n"
+            "Clip by norm (the default), which is the norm over all ranks, or use trainer.strategy ddp."
+        )
 
 
 def sharding_of(trainer: Trainer) -> Replicated:
