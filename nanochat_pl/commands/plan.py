@@ -95,11 +95,14 @@ def _planned_on(machine: Machine, stage: dict[str, Any]) -> Plan:
     data_class = _class_of(stage, "data")
     model = _with_defaults(stage, "model.init_args", "LanguageModel")
     data = _with_defaults(stage, "data.init_args", data_class)
-    max_steps = _trainer_of(stage)["max_steps"]
+    trainer = _trainer_of(stage)
+    max_steps = trainer["max_steps"]
     is_chat = data_class == "ChatData"
     is_open = max_steps < 0 and model["target_flops"] is None
     if model["init_from"] is not None or (is_chat and is_open) or not model["lr_fraction"] > 0:
         raise _NotPlain  # an artifact's shape, or the rows of the data, are needed
+    if not isinstance(trainer["strategy"], str) or "." in trainer["strategy"]:
+        raise _NotPlain  # a class
     shape = ("depth", "vocab_size", "aspect_ratio", "head_dim", "n_kv_head")
     config = GPTConfig.from_depth(**{key: model[key] for key in shape}, sequence_len=data["sequence_len"])
     rates = ("embedding_lr", "unembedding_lr", "matrix_lr")
@@ -115,6 +118,7 @@ def _planned_on(machine: Machine, stage: dict[str, Any]) -> Plan:
         reads_corpus=not is_chat,
         **{key: model["lr_fraction"] * model[key] for key in rates},
         precision=machine.precision,
+        strategy=trainer["strategy"],
         gpu=machine.gpu,
     )
 
@@ -131,8 +135,8 @@ def _machine_of(request: Request) -> Machine:
 
 
 def _trainer_of(stage: dict[str, Any]) -> dict[str, Any]:
-    defaults = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "precision": None, "max_steps": -1}
-    return defaults | stage.get("trainer", {})
+    named = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
+    return named | {"num_nodes": 1, "precision": None, "max_steps": -1} | stage.get("trainer", {})
 
 
 def _request(args: list[str]) -> Request:

@@ -77,10 +77,15 @@ class Replicated:
 
 
 class _Spread(Replicated):
-    """What is common to the two that spread moments over the ranks of the default process group."""
+    """What is common to the two that spread moments over ranks.
 
-    def __init__(self) -> None:
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+    Args:
+        rank: this one.
+        ranks: how many there are, all of the default process group.
+    """
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self.rank, self.ranks = rank, ranks
 
     def added_up(self, value: Tensor) -> Tensor:
         return added_up(value)

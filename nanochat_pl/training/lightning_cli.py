@@ -43,8 +43,8 @@ from nanochat_pl.training.callbacks.train_log import TrainLog
 from nanochat_pl.training.checkpoint_io import AtomicCheckpointIO
 from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
-from nanochat_pl.training.plan import Plan, make_plan
-from nanochat_pl.training.strategies import BY_CLASS_PATH, refuse_what_sharding_cannot
+from nanochat_pl.training.plan import Plan, make_plan, strategy_in_force
+from nanochat_pl.training.strategies import refuse_what_sharding_cannot, strategy_name
 
 SECTIONS = {
     "checkpoint": StepCheckpoint,
@@ -181,11 +181,9 @@ class StageCLI(LightningCLI):
         """
         asked = trainer["strategy"]
         devices = devices_in_all(trainer["devices"], trainer["num_nodes"], trainer["accelerator"])
-        if asked == "auto" and devices > 1 and trainer["accelerator"] in ("auto", "cpu", "gpu", "cuda"):
-            asked = "zero"
-        asked = BY_CLASS_PATH.get(asked, asked) if isinstance(asked, str) else asked
-        refuse_what_sharding_cannot(asked, str(self.precision), trainer["gradient_clip_algorithm"])
-        return asked
+        name = strategy_in_force(strategy_name(self.config.trainer.strategy), devices)
+        refuse_what_sharding_cannot(name, str(self.precision), trainer["gradient_clip_algorithm"])
+        return name if isinstance(asked, str) else asked
 
     def _loggers(self, asked: Any) -> Any:
         """Return the run's own loggers and those asked for; none outside of training."""
@@ -244,6 +242,7 @@ class StageCLI(LightningCLI):
             reads_corpus=not data.is_chat,
             **model.rates,
             precision=str(self.precision),
+            strategy=strategy_name(trainer.strategy),
             gpu=gpu_to_plan_for(trainer.accelerator),
         )
 

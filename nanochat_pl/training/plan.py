@@ -113,6 +113,7 @@ def make_plan(
     tokens_per_parameter: float = 20.0,
     reads_corpus: bool = True,
     precision: str = "bf16-mixed",
+    strategy: str = "auto",
     gpu: Gpu | None = None,
 ) -> Plan:
     """Derive every number of a run.
@@ -132,6 +133,7 @@ def make_plan(
         tokens_per_parameter: the horizon where all are None.
         reads_corpus: whether the tokens come from shards of text; tasks have none.
         precision: Lightning's word for it; activations have 2 bytes unless it is "32-true".
+        strategy: as in the YAML; what a device holds follows from it.
         gpu: the device it will run on, None where unknown; then there is no time.
 
     Raises:
@@ -151,7 +153,8 @@ def make_plan(
         tokens_per_parameter=tokens_per_parameter,
     )
     tokens = steps * batch_tokens
-    memory = _memory(config, device_batch_rows, sequence_len, world_size, precision)
+    held = _held(config, world_size, strategy_in_force(strategy, world_size), accumulation)
+    memory = _memory(config, device_batch_rows, sequence_len, precision, held)
     duration = _duration(flops_per_token * tokens, world_size, gpu and gpu.peak_flops_per_s)
     rates = {"embedding_lr": embedding_lr, "unembedding_lr": unembedding_lr, "matrix_lr": matrix_lr}
     return Plan(
@@ -263,20 +266,44 @@ class Amount(NamedTuple):
     source: str
 
 
+def strategy_in_force(asked: str, world_size: int) -> str:
+    """Return what a strategy's name in a YAML comes to: `auto` is `zero` on several devices."""
+    return "zero" if asked == "auto" and world_size > 1 else asked
+
+
+def _held(config: GPTConfig, world_size: int, strategy: str, accumulation: int) -> dict[str, Amount]:
+    """Return what a device holds of weights, gradients and moments under a strategy."""
+    weights, gradients = accounting.weight_bytes(config), accounting.gradient_bytes(config)
+    moments = accounting.optimizer_bytes(config)
+    what = "1 momentum of matrices, 2 moments of embeddings"
+    held = {
+        "weights": Amount(weights, "fp32"),
+        "gradients": Amount(gradients, "fp32"),
+        "optimizer": Amount(moments, f"fp32: {what}"),
+    }
+    if world_size == 1:
+        return held
+    if strategy not in ("zero", "fsdp2"):
+        return held | {"gradients": Amount(2 * gradients, "fp32, twice: DDP's buckets")}
+    held["optimizer"] = Amount(-(-moments // world_size), f"fp32, a share of {what}")
+    if strategy == "fsdp2":
+        part = accounting.parameters_by_part(config)
+        gathered = 4 * (part["embedding"] + part["unembedding"]) + 2 * 4 * part["matrices"] // config.n_layer
+        shares = -(-weights // world_size) + gathered
+        held["weights"] = Amount(shares, "fp32, a share, and the embeddings and two blocks gathered")
+        if accumulation == 1:
+            held["gradients"] = Amount(shares, "fp32, a share, and those of the embeddings and two blocks")
+        else:
+            held["gradients"] = Amount(gradients, "fp32, whole until the step's last micro-batch")
+    return held
+
+
 def _memory(
-    config: GPTConfig, rows: int, sequence_len: int, world_size: int, precision: str
+    config: GPTConfig, rows: int, sequence_len: int, precision: str, held: dict[str, Amount]
 ) -> dict[str, Amount]:
     """Return the memory of one device by component, and in all."""
     bytes_per_value = 4 if precision.startswith("32") else 2
-    buckets = 2 if world_size > 1 else 1
-    memory = {
-        "weights": Amount(accounting.weight_bytes(config), "fp32"),
-        "gradients": Amount(
-            buckets * accounting.gradient_bytes(config), "fp32" + ", twice: DDP's buckets" * (buckets - 1)
-        ),
-        "optimizer": Amount(
-            accounting.optimizer_bytes(config), "fp32: 1 momentum of matrices, 2 moments of embeddings"
-        ),
+    memory = held | {
         "activations": Amount(
             accounting.activation_bytes(config, rows, sequence_len, bytes_per_value),
             f"{rows} rows x {sequence_len} tokens, "

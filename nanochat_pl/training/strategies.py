@@ -34,7 +34,7 @@ class ZeroStrategy(DDPStrategy):
 
     def sharding(self) -> ZeroRanges:
         """Return what the optimizer is to know."""
-        return ZeroRanges()
+        return ZeroRanges(self.global_rank, self.world_size)
 
 
 class FSDP2Strategy(DDPStrategy):
@@ -65,7 +65,7 @@ class FSDP2Strategy(DDPStrategy):
 
     def sharding(self) -> Rows:
         """Return what the optimizer is to know."""
-        return Rows()
+        return Rows(self.global_rank, self.world_size)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
@@ -79,7 +79,7 @@ class FSDP2Strategy(DDPStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """Return the whole weights on rank 0, in main memory; nothing on the others."""
-        whole = whole_weights(self.lightning_module.gpt)
+        whole = _whole_weights(self.lightning_module.gpt, self.sharding())
         return {f"gpt.{name}": weight for name, weight in whole.items()}
 
 
@@ -89,14 +89,19 @@ for _name, _strategy in SHARDED.items():
     StrategyRegistry.register(_name, _strategy, description=_strategy.__doc__)
 
 
-def refuse_what_sharding_cannot(strategy: Any, precision: str, clip_algorithm: str | None) -> None:
+def strategy_name(configured: Any) -> str:
+    """Return the short name of a strategy as a YAML has it: a name, a class path, or a class path with settings."""
+    path = str(getattr(configured, "class_path", configured))
+    return BY_CLASS_PATH.get(path, path)
+
+
+def refuse_what_sharding_cannot(name: str, precision: str, clip_algorithm: str | None) -> None:
     """Refuse what needs every gradient on every rank, where a strategy does not give that.
 
     Raises:
         BadInput: fp16's loss scaling, half weights, or clipping by value.
     """
-    name = next((n for n, cls in SHARDED.items() if strategy == n or isinstance(strategy, cls)), None)
-    if name is None:
+    if name not in SHARDED:
         return
     if precision not in ("32-true", "64-true", "bf16-mixed"):
         raise BadInput(
@@ -116,12 +121,11 @@ def sharding_of(trainer: Trainer) -> Replicated:
     return sharding()
 
 
-def whole_weights(gpt: GPT) -> dict[str, Tensor]:
+def _whole_weights(gpt: GPT, rows: Rows) -> dict[str, Tensor]:
     """Return, on rank 0 and in main memory, the weights of a sharded network; all ranks must call this."""
     for module in gpt.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # a network that has just been evaluated still holds gathered weights
-    rows = Rows()
     weights = {name: rows.whole(weight, rows.weight(weight)) for name, weight in gpt.named_parameters()}
     return weights if rows.rank == 0 else {}
 
@@ -136,7 +140,7 @@ def whole_gpt(module: LightningModule, device: torch.device | str) -> GPT | None
     gpt = module.gpt
     if not isinstance(gpt, FSDPModule):
         return gpt
-    weights = whole_weights(gpt)
+    weights = _whole_weights(gpt, sharding_of(module.trainer))
     if not weights:
         return None
     copy = GPT.on_meta(gpt.config).to_empty(device=device)

@@ -25,13 +25,46 @@ def test_run_killed_twice_equals_the_unbroken_one(stage):
     assert len(json.loads((stage.folder("killed") / "environment.json").read_text())["starts"]) == 3
 
 
-def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base):
-    stage = TinyStage(world_base, TWO_RANKS)
-    stage.fit(run="two")
-    assert stage.kill_when(lambda _: stage.logged_steps("two_killed") >= 6, run="two_killed")
-    stage.fit(run="two_killed")
-    assert stage.losses("two_killed") == stage.losses("two")
-    assert stage.weights("two_killed") == stage.weights("two")
+@pytest.mark.parametrize(
+    "strategy",
+    ["zero", pytest.param("ddp", marks=pytest.mark.slow), pytest.param("fsdp2", marks=pytest.mark.slow)],
+)
+def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base, strategy):
+    stage = TinyStage(world_base, ["--trainer.devices", "2", "--trainer.strategy", strategy])
+    run, killed = strategy, f"{strategy}_killed"
+    stage.fit(run=run)
+    assert stage.kill_when(lambda _: stage.logged_steps(killed) >= 6, run=killed)
+    stage.fit(run=killed)
+    assert stage.losses(killed) == stage.losses(run)
+    assert stage.weights(killed) == stage.weights(run)
+
+
+@pytest.mark.slow
+def test_run_goes_on_under_another_strategy(world_base):
+    """Killed under each of the three, continued under the next: the run that DDP alone makes."""
+    stage = TinyStage(world_base, ["--trainer.devices", "2"])
+    stage.fit("--trainer.strategy", "ddp", run="one_strategy")
+    for strategy, step in (("ddp", 5), ("zero", 7), ("fsdp2", 10)):
+        assert stage.kill_when(
+            lambda _, step=step: stage.logged_steps("strategies") >= step,
+            *("--trainer.strategy", strategy),
+            run="strategies",
+        )
+    stage.fit(run="strategies")
+    for step, loss in stage.losses("one_strategy").items():
+        assert float.fromhex(stage.losses("strategies")[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero", "fsdp2"])
+def test_compiled_run_with_two_ranks_killed_equals_its_unbroken_one(world_base, strategy):
+    stage = TinyStage(world_base, ["--trainer.devices", "2", "--trainer.strategy", strategy], compile=True)
+    run, killed = f"compiled_{strategy}", f"compiled_{strategy}_killed"
+    stage.fit(run=run)
+    assert stage.kill_when(lambda _: stage.logged_steps(killed) >= 6, run=killed)
+    stage.fit(run=killed)
+    assert stage.losses(killed) == stage.losses(run)
+    assert stage.weights(killed) == stage.weights(run)
 
 
 @pytest.mark.parametrize(
