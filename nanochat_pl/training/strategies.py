@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.optim.sharding import Replicated, Rows, ZeroRanges
 from nanochat_pl.system.errors import BadInput
@@ -121,29 +122,44 @@ def sharding_of(trainer: Trainer) -> Replicated:
     return sharding()
 
 
+def gpt_for_first_rank(module: LightningModule, device: torch.device | str) -> GPT | None:
+    """Return a network that rank 0 can use alone; None on the others. All ranks must call this.
+
+    Args:
+        module: whose network it is: its own, unless that is sharded.
+        device: where a copy lies.
+    """
+    if not isinstance(module.gpt, FSDPModule):
+        return module.gpt
+    weights = _whole_weights(module.gpt, sharding_of(module.trainer))
+    return _filled(module.gpt.config, weights, device) if weights else None
+
+
+def gpt_for_each_rank(module: LightningModule) -> GPT:
+    """Return a network that every rank can use at its own pace: the module's, or a copy of a sharded one's weights."""
+    if not isinstance(module.gpt, FSDPModule):
+        return module.gpt
+    _reshard(module.gpt)
+    weights = {name: weight.detach().full_tensor() for name, weight in module.gpt.named_parameters()}
+    return _filled(module.gpt.config, weights, module.device)
+
+
 def _whole_weights(gpt: GPT, rows: Rows) -> dict[str, Tensor]:
     """Return, on rank 0 and in main memory, the weights of a sharded network; all ranks must call this."""
-    for module in gpt.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # a network that has just been evaluated still holds gathered weights
+    _reshard(gpt)
     weights = {name: rows.whole(weight, rows.weight(weight)) for name, weight in gpt.named_parameters()}
     return weights if rows.rank == 0 else {}
 
 
-def whole_gpt(module: LightningModule, device: torch.device | str) -> GPT | None:
-    """Return a network that rank 0 can use alone; None on the others. All ranks must call this.
+def _reshard(gpt: GPT) -> None:
+    """Let a network that has just been evaluated give back the weights it gathered."""
+    for module in gpt.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
-    Args:
-        module: whose network it is: itself, unless it is sharded.
-        device: where a copy lies.
-    """
-    gpt = module.gpt
-    if not isinstance(gpt, FSDPModule):
-        return gpt
-    weights = _whole_weights(gpt, sharding_of(module.trainer))
-    if not weights:
-        return None
-    copy = GPT.on_meta(gpt.config).to_empty(device=device)
+
+def _filled(config: GPTConfig, weights: dict[str, Tensor], device: torch.device | str) -> GPT:
+    copy = GPT.on_meta(config).to_empty(device=device)
     copy.load_state_dict(weights)
     copy.init_buffers()
     return copy.eval()

@@ -18,7 +18,7 @@ from nanochat_pl.system.errors import Failure
 from nanochat_pl.training.callbacks.finite_guard import FiniteGuard
 from nanochat_pl.training.callbacks.train_log import TrainLog
 from nanochat_pl.training.same_start import require_same_step, require_same_weights
-from nanochat_pl.training.strategies import whole_gpt
+from nanochat_pl.training.strategies import gpt_for_each_rank, gpt_for_first_rank
 
 STRATEGIES = ("ddp", "zero", "fsdp2")
 STEPS, MICRO_BATCHES = 50, 4  # of a step, over all ranks
@@ -48,7 +48,8 @@ def trained(strategy, ranks, steps=STEPS, spoilt=False, **settings):
         trainer = train(
             model, Path(folder), *callbacks, logger=kept, strategy=strategy, devices=ranks, **settings
         )
-        gpt = whole_gpt(model, "cpu")
+        gpt = gpt_for_first_rank(model, "cpu")
+        copy = gpt_for_each_rank(model).state_dict()
         trainer.save_checkpoint(f"{folder}/end.ckpt")
         path = Path(folder) / "end.ckpt"
         saved = torch.load(path, weights_only=True) if trainer.is_global_zero else {}
@@ -58,6 +59,8 @@ def trained(strategy, ranks, steps=STEPS, spoilt=False, **settings):
         "weights": {} if gpt is None else {n: w.detach().clone() for n, w in gpt.state_dict().items()},
         "file": {key: saved.get(key) for key in ("state_dict", "optimizer_states", "global_step")},
         "state_bytes": sum(v.nbytes for values in state.values() for v in values.values()),
+        "copies_are_equal": gpt is None
+        or all(torch.equal(copy[name], weight) for name, weight in gpt.state_dict().items()),
         "skipped": guard.skipped,
     }
 
@@ -151,6 +154,10 @@ def test_fsdp2_is_ddp_within_rounding(two):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_are_one_within_rounding(two, one, strategy):
     assert_close(two[0][strategy], one[""], 1e-5)
+
+
+def test_copies_of_a_sharded_network_are_whole(two):
+    assert all(runs["fsdp2"]["copies_are_equal"] for runs in two)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -18,6 +18,7 @@ from nanochat_pl.tasks.exams import CHATCORE_TASKS, chat_task
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
 from nanochat_pl.training.examination import taken_now
+from nanochat_pl.training.strategies import gpt_for_each_rank
 
 QUICK = ("ARC-Easy", "MMLU")  # one row of the network a question
 
@@ -63,8 +64,11 @@ class ChatMetric(Callback):
         """Examine at the interval."""
         if ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps):
             pl_module.eval()
+            gpt, exams = gpt_for_each_rank(pl_module), self._exams
+            if gpt is not pl_module.gpt:
+                exams = self._opened(gpt, trainer.datamodule.tokenizer_on_disk)
             with torch.no_grad():
-                scores = taken_now(self._exams, trainer.global_rank, trainer.world_size, pl_module.device)
+                scores = taken_now(exams, trainer.global_rank, trainer.world_size, pl_module.device)
             pl_module.train()
             for logger in trainer.loggers:
                 logger.log_metrics(chat_metrics(scores), step=trainer.global_step)

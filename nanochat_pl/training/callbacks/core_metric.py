@@ -17,6 +17,7 @@ from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.paths import user_path
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
 from nanochat_pl.training.examination import taken_now
+from nanochat_pl.training.strategies import gpt_for_each_rank
 
 
 class CoreMetric(Callback):
@@ -57,7 +58,7 @@ class CoreMetric(Callback):
     @torch.no_grad()
     def _examine(self, trainer: Trainer, module: LightningModule, bundle: Bundle) -> None:
         module.eval()
-        scorer = GPTScorer(module.gpt, trainer.datamodule.tokenizer_on_disk)
+        scorer = GPTScorer(gpt_for_each_rank(module), trainer.datamodule.tokenizer_on_disk)
         exams = core_exams(scorer, bundle, max_problems=self.max_problems)
         with trainer.precision_plugin.val_step_context():
             scores = taken_now(exams, trainer.global_rank, trainer.world_size, module.device)

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl import __version__
 from nanochat_pl.artifacts import save_artifact
-from nanochat_pl.training.strategies import whole_gpt
+from nanochat_pl.training.strategies import gpt_for_first_rank
 
 
 class Export(Callback):
@@ -21,7 +21,7 @@ class Export(Callback):
         """Export on rank 0; also after a restart that found nothing left to train."""
         if trainer.global_step < pl_module.plan.steps:
             return
-        gpt = whole_gpt(pl_module, "cpu")
+        gpt = gpt_for_first_rank(pl_module, "cpu")
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "artifact"
             save_artifact(folder, gpt, trainer.datamodule.tokenizer_on_disk, _provenance(trainer, pl_module))

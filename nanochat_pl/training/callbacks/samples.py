@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from nanochat_pl.inference.sampling import complete
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
-from nanochat_pl.training.strategies import whole_gpt
+from nanochat_pl.training.strategies import gpt_for_first_rank
 
 PROMPTS = (
     "The capital of France is",
@@ -45,7 +45,7 @@ class Samples(Callback):
         """Sample at the interval and after the last step."""
         if not (ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)):
             return
-        gpt = whole_gpt(pl_module, pl_module.device)
+        gpt = gpt_for_first_rank(pl_module, pl_module.device)
         if trainer.is_global_zero:
             pl_module.eval()
             for prompt in self.prompts:
