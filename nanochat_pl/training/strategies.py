@@ -44,11 +44,10 @@ class FSDP2Strategy(DDPStrategy):
     Args:
         reduce_every_micro_batch: whether gradients are averaged after each micro-batch of a step, which keeps them
             sharded, instead of once a step, which communicates less.
-        settings: of Lightning's DDPStrategy.
     """
 
-    def __init__(self, reduce_every_micro_batch: bool = False, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, reduce_every_micro_batch: bool = False) -> None:
+        super().__init__()
         self.reduce_every_micro_batch = reduce_every_micro_batch
 
     def configure_ddp(self) -> None:

@@ -11,8 +11,6 @@ import cli
 from nanochat_pl.artifacts import find_artifact, load_artifact, save_huggingface
 from nanochat_pl.commands import tokenizer
 
-TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-
 
 @dataclass
 class TinyChatStage(TinyStage):
@@ -95,13 +93,16 @@ def test_chat_run_killed_twice_equals_the_unbroken_one(later):
 
 
 @pytest.mark.slow
-def test_chat_run_with_two_ranks_killed_equals_its_unbroken_one(start):
-    stage = TinyChatStage(start.base, TWO_RANKS, init_from="chat_start")
-    stage.fit(run="chat_two")
-    assert stage.kill_when(lambda _: stage.logged_steps("chat_two_killed") >= 6, run="chat_two_killed")
-    stage.fit(run="chat_two_killed")
-    assert stage.losses("chat_two_killed") == stage.losses("chat_two")
-    assert stage.weights("chat_two_killed") == stage.weights("chat_two")
+@pytest.mark.parametrize("strategy", ["ddp", "zero", "fsdp2"])
+def test_chat_run_with_two_ranks_killed_equals_its_unbroken_one(start, strategy):
+    options = ["--trainer.devices", "2", "--trainer.strategy", strategy]
+    stage = TinyChatStage(start.base, options, init_from="chat_start")
+    run, killed = f"chat_{strategy}", f"chat_{strategy}_killed"
+    stage.fit(run=run)
+    assert stage.kill_when(lambda _: stage.logged_steps(killed) >= 6, run=killed)
+    stage.fit(run=killed)
+    assert stage.losses(killed) == stage.losses(run)
+    assert stage.weights(killed) == stage.weights(run)
 
 
 def refused(stage: TinyChatStage, capsys, *options: str) -> str:

@@ -79,6 +79,16 @@ def test_memory_agrees_with_published_runs_on_80_gb(depth, rows, fits):
     assert (plan.memory_bytes["total"] <= 80e9) is fits
 
 
+def test_fsdp2_holds_shares_and_what_is_gathered():
+    embeddings, block = 4 * 2 * 65_536 * 1280, 4 * 12 * 1280**2
+    held = plan_of(world_size=8, strategy="fsdp2").memory_bytes
+    assert held["weights"] == 4 * 560_988_160 // 8 + embeddings + 2 * block
+    assert held["gradients"] == held["weights"]
+    assert held["optimizer"] == plan_of(world_size=1).memory_bytes["optimizer"] // 8
+    accumulated = plan_of(world_size=8, strategy="fsdp2", device_batch_rows=16).memory_bytes
+    assert accumulated["gradients"] == 4 * 560_988_160
+
+
 def test_memory_adds_up_and_follows_precision_and_ranks():
     one, two, fp32 = plan_of(world_size=1), plan_of(world_size=2), plan_of(world_size=1, precision="32-true")
     assert list(one.memory_bytes) == ["weights", "gradients", "optimizer", "activations", "logits", "total"]
@@ -87,6 +97,9 @@ def test_memory_adds_up_and_follows_precision_and_ranks():
     assert one.memory_bytes["optimizer"] == 4 * (2 * 2 * 65_536 * 1280 + 393_216_000)
     assert two.memory_bytes["gradients"] == one.memory_bytes["gradients"]
     assert two.memory_bytes["optimizer"] == one.memory_bytes["optimizer"] // 2
+    ddp = plan_of(world_size=2, strategy="ddp").memory_bytes
+    assert ddp["gradients"] == 2 * one.memory_bytes["gradients"]
+    assert ddp["optimizer"] == one.memory_bytes["optimizer"]
     assert fp32.memory_bytes["activations"] > 1.8 * one.memory_bytes["activations"]
 
 
