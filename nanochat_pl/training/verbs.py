@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact, weights_digest
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
+from nanochat_pl.model import accounting
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals
@@ -87,8 +88,9 @@ def _refuse_what_would_fail(stage: StageCLI) -> None:
     if rank_zero_only.rank != 0:
         return
     stage.model.require_whole_start()
-    memory = stage.model.plan.memory_bytes
-    require_free_space(stage.run_dir / "checkpoints", memory["weights"] + memory["optimizer"])
+    config = stage.model.gpt_config(stage.datamodule.sequence_len)
+    size = accounting.weight_bytes(config) + accounting.optimizer_bytes(config)  # however they are spread
+    require_free_space(stage.run_dir / "checkpoints", size)
 
 
 def _be_deterministic(stage: StageCLI) -> None:
