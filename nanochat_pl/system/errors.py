@@ -17,3 +17,9 @@ class Failure(RuntimeError):
     """What was typed is fine but the world is not: data missing or corrupt, disk full, checkpoint of another model."""
 
     exit_code = 1
+
+
+class RunAgain(Failure):
+    """Nothing needs mending: the same command continues from the last checkpoint, and a batch script may requeue."""
+
+    exit_code = 75
