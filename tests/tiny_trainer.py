@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
@@ -68,7 +69,12 @@ def tiny_module(steps: int, accumulation: int = 1, **settings) -> LanguageModel:
 
 
 def train(
-    model: LanguageModel, folder: Path, *callbacks: Callback, logger=False, data: RandomRows | None = None
+    model: LanguageModel,
+    folder: Path,
+    *callbacks: Callback,
+    logger=False,
+    data: RandomRows | None = None,
+    ckpt_path: Path | None = None,
 ) -> Trainer:
     """Train to the planned end and return the Trainer."""
     trainer = Trainer(
@@ -80,7 +86,7 @@ def train(
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=folder,
         logger=logger,
         log_every_n_steps=1,
@@ -91,5 +97,5 @@ def train(
         "model": model.gpt_config(SEQUENCE_LEN).to_dict(),
         "world_size": 1,
     }
-    trainer.fit(model, datamodule=data or RandomRows())
+    trainer.fit(model, datamodule=data or RandomRows(), ckpt_path=ckpt_path)
     return trainer

@@ -5,6 +5,7 @@ torch reports a full GPU, a rank that died and a port in use as errors of its ow
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -25,13 +26,14 @@ WAIT_FOR_A_DEATH_S = 3.0
 SHOWN_PARTS = 3
 
 
-def explained(error: Exception, trainer: Trainer, plan: Plan) -> Exception:
+def explained(error: Exception, trainer: Trainer, plan: Plan, ranks: LostRank) -> Exception:
     """Return the error to raise instead: one that says what to do, or the same where nothing better is known.
 
     Args:
         error: what ended the training.
         trainer: in which.
         plan: of the run.
+        ranks: made before they were started.
     """
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, Failure) or not isinstance(error, RuntimeError | MemoryError):
@@ -41,7 +43,7 @@ def explained(error: Exception, trainer: Trainer, plan: Plan) -> Exception:
     if PORT_IN_USE.search(text):
         return port_in_use()
     if isinstance(error, torch.distributed.DistError) or LOST_CONNECTION.search(text):
-        return lost_rank(error, trainer)
+        return lost_rank(error, trainer, ranks)
     return error
 
 
@@ -69,8 +71,6 @@ def _peak(trainer: Trainer) -> str:
 
 def port_in_use() -> Failure:
     """Return what to say where the ranks cannot meet because somebody else listens there."""
-    import os
-
     place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '?')}"
     return Failure(
         f"the ranks cannot meet at {place}: the port is in use by another process\n"
@@ -78,16 +78,14 @@ def port_in_use() -> Failure:
     )
 
 
-def lost_rank(error: Exception, trainer: Trainer) -> Exception:
+def lost_rank(error: Exception, trainer: Trainer, ranks: LostRank) -> Exception:
     """Return what to say where a rank is gone; a rank whose rank 0 lives says nothing, and leaves it to that.
 
     Raises:
         SystemExit: this rank is to be silent.
     """
-    ranks = LostRank(trainer)
     gone = ranks.gone(WAIT_FOR_A_DEATH_S)
-    for process in getattr(trainer.strategy.launcher, "procs", ()):
-        process.kill()
+    ranks.kill_children()
     if gone is None and trainer.global_rank > 0:
         raise SystemExit(RunAgain.exit_code) from error
     first_line = " ".join(str(error).split())[:150]

@@ -20,14 +20,23 @@ class LostRank:
     Lightning starts them as children of rank 0, or SLURM starts them all; then SLURM ends the others.
 
     Args:
-        trainer: whose ranks.
+        trainer: whose ranks; it need not have started them yet.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self._children: list[subprocess.Popen] = list(getattr(trainer.strategy.launcher, "procs", ()))
+        self._trainer = trainer
         self._parent = os.getppid() if is_child_of_rank_0(trainer) else None
         self._since: float | None = None
-        retire_observer()
+
+    @property
+    def children(self) -> list[subprocess.Popen]:
+        """The processes of the other ranks that this one started, in the order of ranks."""
+        return getattr(self._trainer.strategy.launcher, "procs", [])
+
+    def kill_children(self) -> None:
+        """End the other ranks, whatever they wait for."""
+        for child in self.children:
+            child.kill()
 
     def noticed(self) -> str | None:
         """Return a line about a rank that has been gone for a while, None as long as all are well."""
@@ -45,7 +54,7 @@ class LostRank:
         """
         deadline = time.monotonic() + patience_s
         while True:
-            for rank, child in enumerate(self._children, start=1):
+            for rank, child in enumerate(self.children, start=1):
                 if child.poll():
                     return how_it_ended(rank, child.returncode)
             if self._parent is not None and os.getppid() != self._parent:

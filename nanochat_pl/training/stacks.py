@@ -13,6 +13,7 @@ import faulthandler
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER, REQUEST = "stacks", "REQUEST"
@@ -30,8 +31,6 @@ class Stacks:
     def __init__(self, run_dir: Path, rank: int) -> None:
         self.folder = run_dir / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
-        if rank == 0:
-            (self.folder / REQUEST).unlink(missing_ok=True)
         self.path = stacks_path(run_dir, rank)
         self.file = self.path.open("a", encoding="utf-8")
         if SIGNAL is not None:
@@ -44,7 +43,7 @@ class Stacks:
         self.file.close()
         if self.path.exists() and self.path.stat().st_size == 0:
             self.path.unlink()
-            if not any(self.folder.iterdir()):
+            with suppress(OSError):  # another rank's is there still
                 self.folder.rmdir()
 
     def write(self, why: str) -> None:
@@ -75,6 +74,11 @@ class Stacks:
     def is_asked_for(self) -> bool:
         """Whether some rank asked."""
         return (self.folder / REQUEST).exists()
+
+
+def forget_request(run_dir: Path) -> None:
+    """Take back what a former start of this run asked for; before any rank of this one watches."""
+    (run_dir / FOLDER / REQUEST).unlink(missing_ok=True)
 
 
 def stacks_path(run_dir: Path, rank: int) -> Path:

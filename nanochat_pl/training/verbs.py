@@ -37,6 +37,8 @@ from nanochat_pl.training.failures import explained
 from nanochat_pl.training.language_model import require_same_vocabulary
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import Console, MetricsFiles
+from nanochat_pl.training.lost_rank import LostRank
+from nanochat_pl.training.stacks import forget_request
 
 
 def fit(args: list[str]) -> int:
@@ -74,6 +76,7 @@ def fit(args: list[str]) -> int:
     }
     if rank_zero_only.rank != 0:
         return _train(stage, receipt)
+    forget_request(stage.run_dir)
     with recorded(stage.run_dir, str(stage.config.config[0])) as record:
         record.exit_code = _train(stage, receipt)
     return record.exit_code
@@ -112,6 +115,7 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
     """Run the Trainer and translate how it ended into an exit code."""
     if receipt:
         say(f"continuing {stage.run} from step {receipt.step}")
+    ranks = LostRank(stage.trainer)
     try:
         stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=receipt and str(receipt.path))
     except SystemExit:
@@ -119,7 +123,7 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
             raise KeyboardInterrupt from None  # Lightning turns the second Ctrl-C into exit(1)
         raise
     except Exception as error:
-        meaning = explained(error, stage.trainer, stage.model.plan)
+        meaning = explained(error, stage.trainer, stage.model.plan, ranks)
         if meaning is error:
             raise
         raise meaning from error

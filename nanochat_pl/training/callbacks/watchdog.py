@@ -20,13 +20,14 @@ from nanochat_pl.system.errors import BadInput, RunAgain
 from nanochat_pl.system.run_state import end
 from nanochat_pl.training.callbacks.cadence import ends_step
 from nanochat_pl.training.failures import continues
-from nanochat_pl.training.lost_rank import LostRank
-from nanochat_pl.training.stacks import Stacks, stacks_path
+from nanochat_pl.training.lost_rank import LostRank, retire_observer
+from nanochat_pl.training.stacks import FOLDER, Stacks, stacks_path
 
 REMEMBERED_STEPS = 100
 MEDIANS = 10
 GRACE_S = 10.0  # for the other ranks to write their stacks
 BACKSTOP_S = 60.0
+NO_PROGRESS = "no progress"
 
 
 class Phase(NamedTuple):
@@ -78,12 +79,13 @@ class Watchdog(Callback):
         if stage != "fit":
             return
         run_dir = Path(trainer.default_root_dir)
-        stacks = Stacks(run_dir, trainer.global_rank)
+        ranks = LostRank(trainer)
+        retire_observer()
         self._watch = Watch(
-            stacks,
-            LostRank(trainer),
+            Stacks(run_dir, trainer.global_rank),
+            ranks,
             step=lambda: trainer.global_step,
-            on_hang=lambda why: _leave(run_dir, trainer, why),
+            on_hang=lambda why: _leave(trainer, ranks, why),
             timeout_s=self.timeout_s,
             pause_timeout_s=self.pause_timeout_s,
             others=[stacks_path(run_dir, rank) for rank in range(trainer.world_size)],
@@ -222,7 +224,7 @@ class Watch(threading.Thread):
         """Write the stacks of this rank, wait for the others', and leave."""
         faulthandler.cancel_dump_traceback_later()
         began, phase, limit = time.time(), self._phase, self.limit_s
-        why = f"no progress for {self._quiet_s:.0f} s {phase.words}, after step {self._step()} (limit {limit:.0f} s)"
+        why = f"{NO_PROGRESS} for {self._quiet_s:.0f} s {phase.words}, after step {self._step()} (limit {limit:.0f} s)"
         is_first = self._stacks.ask_all(why)
         self._stacks.write(why)
         deadline = time.monotonic() + GRACE_S
@@ -242,18 +244,18 @@ def _has_been_written(path: Path, began: float) -> bool:
     return facts.st_size > 0 and facts.st_mtime > began - 60
 
 
-def _leave(run_dir: Path, trainer: Trainer, why: str | None) -> None:
+def _leave(trainer: Trainer, ranks: LostRank, why: str | None) -> None:
     """End this process and the ranks it started, whatever they hang in.
 
     Args:
-        run_dir: the run's folder.
-        trainer: knows the processes it started.
-        why: one line, or more, for people; None where another rank tells.
+        trainer: knows the run's folder.
+        ranks: knows the processes it started.
+        why: one line for people; None where another rank tells.
     """
     if why is not None:
-        end(run_dir, RunAgain.exit_code, why.splitlines()[0])
-        where = f"Stacks of all threads: {run_dir / 'stacks'}\n" if "no progress" in why else ""
+        run_dir = Path(trainer.default_root_dir)
+        end(run_dir, RunAgain.exit_code, why)
+        where = f"Stacks of all threads: {run_dir / FOLDER}\n" if NO_PROGRESS in why else ""
         print(f"error: {why}\n{where}{continues(trainer)}", file=sys.stderr, flush=True)
-    for process in getattr(trainer.strategy.launcher, "procs", ()):
-        process.kill()
+    ranks.kill_children()
     os._exit(RunAgain.exit_code)
