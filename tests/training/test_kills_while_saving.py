@@ -10,6 +10,8 @@ import random
 import select
 import signal
 import time
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,7 @@ def train_in_a_fork(folder: Path, ckpt_path: Path | None, step: int) -> tuple[in
         return child, reading
     code = 1
     try:
+        warnings.simplefilter("ignore")  # this data has no position: the rows are the first again
         os.close(reading)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -65,6 +68,8 @@ def train_in_a_fork(folder: Path, ckpt_path: Path | None, step: int) -> tuple[in
         callbacks = (StepCheckpoint(every_n_steps=1), ExactResume(), Resumed(step), Reporter(writing))
         train(model, folder, *callbacks, ckpt_path=ckpt_path)
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
