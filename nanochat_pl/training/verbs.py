@@ -47,6 +47,7 @@ def fit(args: list[str]) -> int:
     world_size = stage.trainer.num_devices * stage.trainer.num_nodes
     plan = stage.make_plan(world_size)
     stage.model.follow(plan)
+    stage.datamodule.elastic = stage.config.elastic
     stage.lock = _lock(stage)  # held until the process ends
     receipt = None if stage.config.fresh else _resume_point(stage)
     if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
