@@ -34,6 +34,7 @@ from nanochat_pl.training.callbacks.core_metric import CoreMetric
 from nanochat_pl.training.callbacks.exact_resume import ExactResume
 from nanochat_pl.training.callbacks.export import Export
 from nanochat_pl.training.callbacks.finite_guard import FiniteGuard
+from nanochat_pl.training.callbacks.fitting_rows import FittingRows
 from nanochat_pl.training.callbacks.manual_gc import ManualGC
 from nanochat_pl.training.callbacks.samples import Samples
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
@@ -53,7 +54,7 @@ SECTIONS = {
     "chat_metric": ChatMetric,
     "watchdog": Watchdog,
 }
-ALWAYS_ON = (TokenBudget, FiniteGuard, ManualGC, ExactResume, Export)
+ALWAYS_ON = (TokenBudget, FittingRows, FiniteGuard, ManualGC, ExactResume, Export)
 OWN_PACKAGES = ("nanochat_pl", "lightning")
 DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # by jsonargparse
 

@@ -99,7 +99,11 @@ class StepCheckpoint(Checkpoint):
             return False
         self._failed_saves += 1
         if self._failed_saves == FAILED_SAVES_ALLOWED:
-            raise Failure(f"checkpoints could not be saved {FAILED_SAVES_ALLOWED} times in a row: {error}")
+            raise Failure(
+                f"checkpoints could not be saved {FAILED_SAVES_ALLOWED} times in a row: {error}\n"
+                f"Make room: df -h {self.folder(trainer)}; quota -s\n"
+                f"The older ones are intact; the same command continues from step {max(self._last_saved, 0)}."
+            )
         rank_zero_warn(f"checkpoint not saved ({error}); training goes on, the older ones are intact")
         return True
 
