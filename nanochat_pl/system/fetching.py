@@ -345,7 +345,9 @@ def _lock() -> RunLock:
     try:
         return hold_lock(base_dir() / UNFINISHED / "lock")
     except Failure as failure:
-        raise Failure(f"{str(failure).splitlines()[0]}\nWait for it to end; what it fetches is kept.") from None
+        raise Failure(
+            f"{str(failure).splitlines()[0]}\nWait for it to end; what it fetches is kept."
+        ) from None
 
 
 def _with_entries(asset: Asset) -> Iterator[tuple[RemoteFile, Entry | None]]:
