@@ -214,10 +214,15 @@ def last_words(err: str) -> list[str]:
     return err[err.index("error: ") :].splitlines()
 
 
-def test_rank_that_is_killed_ends_the_others_with_a_clear_word(world_base):
+def test_second_job_is_refused_and_a_killed_rank_ends_the_others_with_a_clear_word(world_base):
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     stage = TinyStage(world_base, options, steps=100_000)
     process = started(stage, "killed_rank")
+    second = stage.finish("fit", run="killed_rank")
+    assert second.returncode == 1
+    assert f"process {process.pid} on " in second.stderr
+    assert "is at work there already" in second.stderr
+    assert len(last_words(second.stderr)) <= 3
     os.kill(rank_1_of(process), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75
