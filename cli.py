@@ -19,7 +19,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Failure, told
 
 
 class Verb(NamedTuple):
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     except (OSError, MemoryError) as error:
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return Failure.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

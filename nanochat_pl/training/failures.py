@@ -14,13 +14,14 @@ from lightning.pytorch import Trainer
 
 from nanochat_pl.system.errors import Failure, RunAgain
 from nanochat_pl.system.receipts import receipts
-from nanochat_pl.training.lost_rank import LostRank
+from nanochat_pl.training.lost_rank import Loss, LostRank
 from nanochat_pl.training.plan import Plan
 
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
 LOST_CONNECTION = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|socket|broken pipe|watchdog|heartbeat", re.IGNORECASE
 )
+LOST_WORKER = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 WAIT_FOR_A_DEATH_S = 3.0
 SHOWN_PARTS = 3
@@ -40,6 +41,8 @@ def explained(error: Exception, trainer: Trainer, plan: Plan, ranks: LostRank) -
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(text):
         return out_of_memory(trainer, plan)
+    if LOST_WORKER.search(text):
+        return lost_worker(trainer)
     if PORT_IN_USE.search(text):
         return port_in_use()
     if isinstance(error, torch.distributed.DistError) or LOST_CONNECTION.search(text):
@@ -88,9 +91,17 @@ def lost_rank(error: Exception, trainer: Trainer, ranks: LostRank) -> Exception:
     ranks.kill_children()
     if gone is None and trainer.global_rank > 0:
         raise SystemExit(RunAgain.exit_code) from error
-    first_line = " ".join(str(error).split())[:150]
-    what = gone or f"another rank is gone ({first_line})"
-    return RunAgain(f"{what}; a run cannot go on without one of its ranks\n{continues(trainer)}")
+    gone = gone or Loss(f"another rank is gone ({' '.join(str(error).split())[:150]})", True)
+    kind = RunAgain if gone.may_run_again else Failure
+    return kind(f"{gone.words}; a run cannot go on without one of its ranks\n{continues(trainer)}")
+
+
+def lost_worker(trainer: Trainer) -> Exception:
+    """Return what to say where the process that makes the batches was killed."""
+    return RunAgain(
+        "the process that makes the batches was killed, as the out-of-memory killer does\n"
+        f"Should it happen again: more memory (sbatch --mem), or --data.init_args.num_workers 0\n{continues(trainer)}"
+    )
 
 
 def continues(trainer: Trainer) -> str:

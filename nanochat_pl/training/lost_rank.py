@@ -7,11 +7,31 @@ import signal
 import subprocess
 import threading
 import time
+from typing import NamedTuple
 
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
+from nanochat_pl.system.errors import Failure, RunAgain
+
 GRACE_S = 5.0  # the training thread may meet the broken connection by itself, and knows more
+
+
+class Loss(NamedTuple):
+    """A rank that is gone.
+
+    Attributes:
+        words: which, and how it ended.
+        may_run_again: whether nothing needs mending first; a rank that ended with an error of its own said what does.
+    """
+
+    words: str
+    may_run_again: bool
+
+    @property
+    def exit_code(self) -> int:
+        """What the other ranks end with."""
+        return (RunAgain if self.may_run_again else Failure).exit_code
 
 
 class LostRank:
@@ -38,16 +58,16 @@ class LostRank:
         for child in self.children:
             child.kill()
 
-    def noticed(self) -> str | None:
-        """Return a line about a rank that has been gone for a while, None as long as all are well."""
-        reason = self.gone()
-        if reason is None:
+    def noticed(self) -> Loss | None:
+        """Return a rank that has been gone for a while, None as long as all are well."""
+        loss = self.gone()
+        if loss is None:
             return None
         self._since = self._since or time.monotonic()
-        return reason if time.monotonic() - self._since > GRACE_S else None
+        return loss if time.monotonic() - self._since > GRACE_S else None
 
-    def gone(self, patience_s: float = 0.0) -> str | None:
-        """Return a line about a rank that ended before its time, None if there is none.
+    def gone(self, patience_s: float = 0.0) -> Loss | None:
+        """Return a rank that ended before its time, None if there is none.
 
         Args:
             patience_s: how long to wait for one.
@@ -58,7 +78,7 @@ class LostRank:
                 if child.poll():
                     return how_it_ended(rank, child.returncode)
             if self._parent is not None and os.getppid() != self._parent:
-                return "rank 0 died"
+                return Loss("rank 0 died", True)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.1)
@@ -70,13 +90,12 @@ def is_child_of_rank_0(trainer: Trainer) -> bool:
     return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
 
 
-def how_it_ended(rank: int, code: int) -> str:
+def how_it_ended(rank: int, code: int) -> Loss:
     """Return in words how a rank's process ended."""
     if code < 0:
-        name = signal.Signals(-code).name
         hint = ", as the out-of-memory killer does" if -code == signal.SIGKILL else ""
-        return f"rank {rank} was killed by {name}{hint}"
-    return f"rank {rank} ended with exit code {code}"
+        return Loss(f"rank {rank} was killed by {signal.Signals(-code).name}{hint}", True)
+    return Loss(f"rank {rank} ended with exit code {code}", code == RunAgain.exit_code)
 
 
 def retire_observer() -> None:

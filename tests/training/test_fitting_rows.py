@@ -145,6 +145,14 @@ def test_port_in_use_is_said_with_the_command(tmp_path, monkeypatch):
     assert len(said.splitlines()) <= 3
 
 
+def test_killed_data_worker_is_told_with_what_to_do(tmp_path):
+    error = RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
+    meaning = meaning_of(error, tmp_path)
+    assert meaning.exit_code == 75
+    assert "num_workers 0" in str(meaning)
+    assert len(str(meaning).splitlines()) <= 3
+
+
 def test_what_is_not_known_stays_what_it_was(tmp_path):
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     assert meaning_of(error, tmp_path) is error

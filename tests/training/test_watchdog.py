@@ -17,6 +17,7 @@ from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.run_state import read_state
 from nanochat_pl.training.callbacks import watchdog
 from nanochat_pl.training.callbacks.watchdog import PAUSE, START, STEP, Watch, Watchdog
+from nanochat_pl.training.lost_rank import how_it_ended
 from nanochat_pl.training.stacks import Stacks, forget_request, stacks_path
 
 TIMEOUT_S, PATIENCE_S = 2.0, 60.0
@@ -27,7 +28,7 @@ def hangs(monkeypatch):
     """What the watchdog would have ended the process for, first to last."""
     reasons: list[str | None] = []
     monkeypatch.setattr(watchdog, "GRACE_S", 0.1)
-    monkeypatch.setattr(watchdog, "_leave", lambda trainer, ranks, why: reasons.append(why))
+    monkeypatch.setattr(watchdog, "_leave_hanging", lambda trainer, ranks, why: reasons.append(why))
     return reasons
 
 
@@ -117,7 +118,14 @@ def test_switched_off_it_only_looks_after_the_ranks(tmp_path, hangs):
 
 def test_limit_follows_the_median_of_the_steps(tmp_path):
     watch = Watch(
-        Stacks(tmp_path, 0), None, step=int, on_hang=print, timeout_s=300, pause_timeout_s=9, others=[]
+        Stacks(tmp_path, 0),
+        None,
+        step=int,
+        on_hang=print,
+        on_loss=print,
+        timeout_s=300,
+        pause_timeout_s=9,
+        others=[],
     )
     assert watch.limit_s == 9
     watch.enter(STEP)
@@ -155,6 +163,7 @@ def test_time_in_which_the_process_was_suspended_does_not_count(tmp_path, monkey
         Nobody(),
         step=int,
         on_hang=seen.append,
+        on_loss=print,
         timeout_s=10,
         pause_timeout_s=10,
         others=[],
@@ -192,6 +201,20 @@ def test_signal_writes_the_stacks_at_any_time(tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(BadInput, match="watchdog"):
         Watchdog(**settings)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "exit_code"),
+    [
+        (-9, "rank 2 was killed by SIGKILL, as the out-of-memory killer does", 75),
+        (-11, "rank 2 was killed by SIGSEGV", 75),
+        (75, "rank 2 ended with exit code 75", 75),
+        (1, "rank 2 ended with exit code 1", 1),
+    ],
+)
+def test_what_needs_mending_is_told_from_what_may_run_again(code, words, exit_code):
+    loss = how_it_ended(2, code)
+    assert (loss.words, loss.exit_code) == (words, exit_code)
 
 
 def rank_1_of(process) -> int:

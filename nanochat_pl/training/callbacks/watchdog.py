@@ -20,14 +20,13 @@ from nanochat_pl.system.errors import BadInput, RunAgain
 from nanochat_pl.system.run_state import end
 from nanochat_pl.training.callbacks.cadence import ends_step
 from nanochat_pl.training.failures import continues
-from nanochat_pl.training.lost_rank import LostRank, retire_observer
+from nanochat_pl.training.lost_rank import Loss, LostRank, retire_observer
 from nanochat_pl.training.stacks import FOLDER, Stacks, stacks_path
 
 REMEMBERED_STEPS = 100
 MEDIANS = 10
 GRACE_S = 10.0  # for the other ranks to write their stacks
 BACKSTOP_S = 60.0
-NO_PROGRESS = "no progress"
 
 
 class Phase(NamedTuple):
@@ -85,7 +84,8 @@ class Watchdog(Callback):
             Stacks(run_dir, trainer.global_rank),
             ranks,
             step=lambda: trainer.global_step,
-            on_hang=lambda why: _leave(trainer, ranks, why),
+            on_hang=lambda why: _leave_hanging(trainer, ranks, why),
+            on_loss=lambda loss: _leave(trainer, ranks, loss.words, loss.exit_code),
             timeout_s=self.timeout_s,
             pause_timeout_s=self.pause_timeout_s,
             others=[stacks_path(run_dir, rank) for rank in range(trainer.world_size)],
@@ -151,7 +151,8 @@ class Watch(threading.Thread):
         stacks: where to write what hangs.
         lost_rank: knows whether another rank of this machine is gone.
         step: returns the number of steps taken.
-        on_hang: ends the process; called with one line, on the rank that noticed first.
+        on_hang: ends the process; called with one line, on the rank that noticed first, else with None.
+        on_loss: ends the process because a rank is gone.
         timeout_s: seconds that a step may take, at least; 0 watches the ranks only.
         pause_timeout_s: seconds that anything else may take.
         others: the files of all ranks' stacks.
@@ -167,12 +168,14 @@ class Watch(threading.Thread):
         *,
         step: Callable[[], int],
         on_hang: Callable[[str | None], None],
+        on_loss: Callable[[Loss], None],
         timeout_s: float,
         pause_timeout_s: float,
         others: list[Path],
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._stacks, self._lost_rank, self._step, self._on_hang = stacks, lost_rank, step, on_hang
+        self._stacks, self._lost_rank, self._step = stacks, lost_rank, step
+        self._on_hang, self._on_loss = on_hang, on_loss
         self._timeout_s, self._pause_timeout_s, self._others = timeout_s, pause_timeout_s, others
         self._tick_s = min(1.0, (timeout_s or 10.0) / 10)
         self._over = threading.Event()
@@ -205,8 +208,8 @@ class Watch(threading.Thread):
             now = time.monotonic()
             self._quiet_s += min(now - last, 2 * self._tick_s)
             last = now
-            if reason := self._lost_rank.noticed():
-                self._on_hang(reason)
+            if loss := self._lost_rank.noticed():
+                self._on_loss(loss)
             if self._timeout_s == 0:
                 continue
             if ticks % 5 == 0:
@@ -224,7 +227,7 @@ class Watch(threading.Thread):
         """Write the stacks of this rank, wait for the others', and leave."""
         faulthandler.cancel_dump_traceback_later()
         began, phase, limit = time.time(), self._phase, self.limit_s
-        why = f"{NO_PROGRESS} for {self._quiet_s:.0f} s {phase.words}, after step {self._step()} (limit {limit:.0f} s)"
+        why = f"no progress for {self._quiet_s:.0f} s {phase.words}, after step {self._step()} (limit {limit:.0f} s)"
         is_first = self._stacks.ask_all(why)
         self._stacks.write(why)
         deadline = time.monotonic() + GRACE_S
@@ -244,18 +247,23 @@ def _has_been_written(path: Path, began: float) -> bool:
     return facts.st_size > 0 and facts.st_mtime > began - 60
 
 
-def _leave(trainer: Trainer, ranks: LostRank, why: str | None) -> None:
+def _leave_hanging(trainer: Trainer, ranks: LostRank, why: str | None) -> None:
+    """End a run that hangs; without a word where another rank tells."""
+    where = f"\nStacks of all threads: {Path(trainer.default_root_dir) / FOLDER}"
+    _leave(trainer, ranks, why and why + where, RunAgain.exit_code)
+
+
+def _leave(trainer: Trainer, ranks: LostRank, why: str | None, exit_code: int) -> None:
     """End this process and the ranks it started, whatever they hang in.
 
     Args:
         trainer: knows the run's folder.
         ranks: knows the processes it started.
-        why: one line for people; None where another rank tells.
+        why: a line or two for people; None for none.
+        exit_code: of this process.
     """
     if why is not None:
-        run_dir = Path(trainer.default_root_dir)
-        end(run_dir, RunAgain.exit_code, why)
-        where = f"Stacks of all threads: {run_dir / FOLDER}\n" if NO_PROGRESS in why else ""
-        print(f"error: {why}\n{where}{continues(trainer)}", file=sys.stderr, flush=True)
+        end(Path(trainer.default_root_dir), exit_code, why.splitlines()[0])
+        print(f"error: {why}\n{continues(trainer)}", file=sys.stderr, flush=True)
     ranks.kill_children()
-    os._exit(RunAgain.exit_code)
+    os._exit(exit_code)
