@@ -15,10 +15,11 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Failure, told
 
 
 class Verb(NamedTuple):
@@ -28,6 +29,7 @@ class Verb(NamedTuple):
     summary: str
     parses_itself: bool = False
     positional: bool = False  # what has no default is given without a name
+    first_word: str = ""  # the option that a first word without a name is the value of
 
 
 VERBS = {
@@ -58,6 +60,12 @@ VERBS = {
         "nanochat_pl.commands.import_checkpoint:import_checkpoint",
         "turn a checkpoint of nanochat into a model",
     ),
+    "doctor": Verb(
+        "nanochat_pl.commands.doctor:doctor", "the machine, and the command that mends each finding"
+    ),
+    "status": Verb(
+        "nanochat_pl.commands.status:status", "where a run stands, also after a crash", first_word="--run"
+    ),
     "demo": Verb("nanochat_pl.demo.road:demo", "the whole road on a laptop, offline"),
 }
 
@@ -79,7 +87,7 @@ def main(argv: list[str]) -> int:
     except (OSError, MemoryError) as error:
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return Failure.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -157,7 +165,7 @@ def call(name: str, target: Callable[..., None], args: list[str]) -> int:
     parser.add_function_arguments(target, as_positional=VERBS[name].positional)
     for action in parser._actions:
         _drop_trailing_underscore(parser, action)
-    target(**parser.parse_args(gathered(target, args)).as_dict())
+    target(**parser.parse_args(gathered(target, spelled_out(args, VERBS[name].first_word, target))).as_dict())
     return 0
 
 
@@ -185,6 +193,18 @@ def gathered(target: Callable[..., None], args: list[str]) -> list[str]:
             taking = rest if word.startswith("--") else taking  # an option's values end at the next option
             taking.append(word)
     return [*(f"{name}={json.dumps(words)}" for name, words in values.items()), *rest]
+
+
+def spelled_out(args: list[str], first_word: str, target: Callable[..., None]) -> list[str]:
+    """Return the arguments as the parser knows them: `RUN` as `--run RUN`, a bare `--json` as `--json true`."""
+    if first_word and args and not args[0].startswith("-"):
+        args = [first_word, *args]
+    parameters = signature(target).parameters.values()
+    flags = {f"--{one.name}" for one in parameters if one.default is False}
+    spelled = []
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
+        spelled += [arg, "true"] if arg in flags and following not in ("true", "false") else [arg]
+    return spelled
 
 
 def _drop_trailing_underscore(parser: Any, action: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
@@ -74,6 +75,7 @@ def train(
     *callbacks: Callback,
     logger=False,
     data: RandomRows | None = None,
+    ckpt_path: Path | None = None,
     **settings,
 ) -> Trainer:
     """Train to the planned end and return the Trainer; `settings` are further ones of its."""
@@ -86,7 +88,7 @@ def train(
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=folder,
         logger=logger,
         log_every_n_steps=1,
@@ -97,5 +99,5 @@ def train(
         "model": model.gpt_config(SEQUENCE_LEN).to_dict(),
         "world_size": trainer.world_size,
     }
-    trainer.fit(model, datamodule=data or RandomRows())
+    trainer.fit(model, datamodule=data or RandomRows(), ckpt_path=ckpt_path)
     return trainer

@@ -13,8 +13,9 @@ from nanochat_pl.evaluation.hf_scorer import HFScorer
 from nanochat_pl.evaluation.record_files import RecordFiles
 from nanochat_pl.evaluation.results import core_metrics, core_summary, score_table
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.files import append_json_line, hold_lock, sha256_of
+from nanochat_pl.system.files import append_json_line, sha256_of
 from nanochat_pl.system.paths import run_dir, user_path
+from nanochat_pl.system.run_lock import hold_lock
 from nanochat_pl.training.examination import Examination
 
 

@@ -37,6 +37,7 @@ SECTIONS = (
     Configured("samples", "training/callbacks/samples.py", "Samples"),
     Configured("core_metric", "training/callbacks/core_metric.py", "CoreMetric"),
     Configured("chat_metric", "training/callbacks/chat_metric.py", "ChatMetric"),
+    Configured("watchdog", "training/callbacks/watchdog.py", "Watchdog"),
 )
 TRAINER = {
     "devices": "how many devices of this machine; auto means all",

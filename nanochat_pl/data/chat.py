@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from functools import partial
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from torch.utils.data import IterableDataset
 
 from nanochat_pl.data.batch import Batch, ChatPosition
 from nanochat_pl.data.packing import BestFit, Document
+from nanochat_pl.data.redeal import dealt_anew, numbers_of, unread
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.system.errors import BadInput, Failure
@@ -141,6 +143,12 @@ class ChatData(StageData):
             "sequence_len": self.sequence_len,
             "buffer_conversations": self.buffer_conversations,
         }
+
+    def dealt_anew(self, positions: list[ChatPosition], ranks: int) -> list[ChatPosition]:
+        """Return the positions from which `ranks` ranks read what the old ranks have not."""
+        dealt = dealt_anew(positions, ranks, lambda rank, number: turns(rank, len(positions), number))
+        counts = {key: max(old[key] for old in positions) for key in ("truncated", "unanswered")}
+        return [ChatPosition(next=0, buffered=[], redealt=one, **counts) for one in dealt]
 
     def stream(self, start: ChatPosition | None) -> IterableDataset:
         """Return this rank's endless batches from a position on; None is the beginning."""
@@ -315,7 +323,7 @@ class ConversationStream(FailureInPlace):
     ) -> None:
         self.reader, self.rows, self.accumulation = reader, rows, accumulation
         self.rank, self.world_size = rank, world_size
-        self.start = start or ChatPosition(next=0, buffered=[], truncated=0, unanswered=0)
+        self.start = start or ChatPosition(next=0, buffered=[], truncated=0, unanswered=0, redealt=None)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches without end; the last of a step carries the position behind the step."""
@@ -344,7 +352,9 @@ class EndlessRows:
         self._reader, self._rank, self._world_size = reader, rank, world_size
         self._size = len(reader.mixture)
         reader.truncated, reader.unanswered = start["truncated"], start["unanswered"]
-        self._open(min([start["next"], *start["buffered"]]) // self._size, start["next"], start["buffered"])
+        self._redealt = start.get("redealt")
+        first = next(numbers_of(self._redealt, start["next"], count))
+        self._open(min([first, *start["buffered"]]) // self._size, start["next"], start["buffered"])
 
     def row(self) -> np.ndarray:
         """Return the next row, (2, up to T+1) ids and mask.
@@ -362,16 +372,23 @@ class EndlessRows:
     @property
     def position(self) -> ChatPosition:
         """Where the data stands behind the rows returned so far."""
+        following = max(self._begin, self._reader.seen + 1)
         return ChatPosition(
-            next=max(self._begin, self._reader.seen + 1),
+            next=following,
             buffered=self._packing.buffered.tolist(),
             truncated=self._reader.truncated,
             unanswered=self._reader.unanswered,
+            redealt=unread(self._redealt, following),
         )
 
     def _open(self, epoch: int, begin: int, buffered: Sequence[int] = ()) -> None:
         """Begin or continue an epoch at conversation number `begin`."""
         self._epoch, self._begin = epoch, begin
-        first = begin + (self._rank - begin) % self._world_size
-        numbers = range(first, (epoch + 1) * self._size, self._world_size)
-        self._packing = self._reader.packing(iter(numbers), buffered)
+        numbers = numbers_of(self._redealt, begin, partial(turns, self._rank, self._world_size))
+        of_epoch = takewhile(lambda number: number < (epoch + 1) * self._size, numbers)
+        self._packing = self._reader.packing(of_epoch, buffered)
+
+
+def turns(rank: int, world_size: int, number: int) -> Iterator[int]:
+    """Yield a rank's conversations from `number` on, without end."""
+    return count(number + (rank - number) % world_size, world_size)

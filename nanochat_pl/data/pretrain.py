@@ -21,6 +21,7 @@ import torch
 
 from nanochat_pl.data.batch import Batch, Position
 from nanochat_pl.data.packing import BestFit, Document
+from nanochat_pl.data.redeal import dealt_anew, numbers_of, unread
 from nanochat_pl.data.shards import Documents, NumberedText, Skipped
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.system.assets import CORPORA
@@ -31,6 +32,7 @@ from nanochat_pl.tokenizer.encoding import Tokenizer
 
 ENCODED_TOGETHER = 64  # documents
 MOST_READERS = 8  # threads that read the buffer again after a restart
+NONE = torch.empty(0, dtype=torch.int64)
 
 
 class PretrainData(StageData):
@@ -122,6 +124,26 @@ class PretrainData(StageData):
             "buffer_docs": self.buffer_docs,
         }
 
+    def dealt_anew(self, positions: list[Position], ranks: int) -> list[Position]:
+        """Return the positions from which `ranks` ranks read what the old ranks have not."""
+        olds = [
+            Documents(self.corpus_on_disk.train, rank=rank, world_size=len(positions))
+            for rank in range(len(positions))
+        ]
+        dealt = dealt_anew(positions, ranks, lambda rank, number: olds[rank].numbers_from(number))
+        return [
+            Position(
+                next=0,
+                buffered=NONE,
+                skipped=_earliest(positions),
+                redealt={
+                    "backlog": torch.tensor(one["backlog"], dtype=torch.int64),
+                    "turns_from": one["turns_from"],
+                },
+            )
+            for one in dealt
+        ]
+
     def stream(self, start: Position | None) -> RowStream:
         """Return this rank's endless batches from a position on; None is the beginning."""
         return RowStream(
@@ -161,6 +183,15 @@ class PretrainData(StageData):
                 f"warning: {skipped[name][1]}; its documents are skipped ({len(skipped)} so far)",
                 file=sys.stderr,
             )
+
+
+def _earliest(positions: list[Position]) -> dict[str, tuple[int, str]]:
+    """Return the shards that any rank leaves out, each from the first document at which one did."""
+    found: dict[str, tuple[int, str]] = {}
+    for position in positions:
+        for name, facts in position["skipped"].items():
+            found[name] = min(found.get(name, facts), facts)
+    return found
 
 
 def require_corpus(folder: Path, corpus: str, path: str | None, config: str) -> None:
@@ -207,7 +238,7 @@ class RowStream(FailureInPlace):
         self.rows, self.sequence_len, self.buffer_docs = rows, sequence_len, buffer_docs
         self.rank, self.world_size = rank, world_size
         self.shuffle_seed, self.on_bad_shard = shuffle_seed, on_bad_shard
-        self.start = start or Position(next=0, buffered=torch.empty(0, dtype=torch.int64), skipped={})
+        self.start = start or Position(next=0, buffered=NONE, skipped={}, redealt=None)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches without end, each with the position behind it."""
@@ -215,12 +246,15 @@ class RowStream(FailureInPlace):
         packing = self._packing(documents)
         while True:
             rows = torch.from_numpy(np.stack([packing.row() for _ in range(self.rows)]))  # (B, T + 1)
-            yield Batch(rows[:, :-1].clone(), rows[:, 1:].clone(), _position(packing, documents))
+            yield Batch(rows[:, :-1].clone(), rows[:, 1:].clone(), self._position(packing, documents))
 
     def _packing(self, documents: Documents) -> BestFit:
         """Return the packing as it stood at the start position."""
         return BestFit(
-            self._tokenized(documents, documents.numbers_from(self.start["next"])),
+            self._tokenized(
+                documents,
+                numbers_of(self.start.get("redealt"), self.start["next"], documents.numbers_from),
+            ),
             row_tokens=self.sequence_len + 1,
             buffer_docs=self.buffer_docs,
             buffered=self._read_again(self.start["buffered"].numpy()),
@@ -245,15 +279,18 @@ class RowStream(FailureInPlace):
         documents.skipped |= {name: Skipped(*facts) for name, facts in self.start["skipped"].items()}
         return documents
 
+    def _position(self, packing: BestFit, documents: Documents) -> Position:
+        """Return where the data stands behind the rows packed so far."""
+        following = packing.last_taken + 1
+        return Position(
+            next=following,
+            buffered=torch.from_numpy(packing.buffered),
+            skipped={name: tuple(facts) for name, facts in documents.skipped.items()},
+            redealt=unread(self.start.get("redealt"), following),
+        )
+
     def _tokenized(self, documents: Documents, numbers: Iterable[int]) -> Iterator[Document]:
         return tokenized(documents.read(numbers), self.tokenizer, self.sequence_len + 1)
-
-
-def _position(packing: BestFit, documents: Documents) -> Position:
-    """Return where the data stands behind the rows packed so far."""
-    buffered = torch.from_numpy(packing.buffered)
-    skipped = {name: tuple(facts) for name, facts in documents.skipped.items()}
-    return Position(next=packing.last_taken + 1, buffered=buffered, skipped=skipped)
 
 
 def tokenized(texts: Iterable[NumberedText], tokenizer: Tokenizer, row_tokens: int) -> Iterator[Document]:

@@ -8,6 +8,7 @@ subclass, and so are the rows.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ class StageData(LightningDataModule):
         is_chat: whether prompts are a user's messages rather than beginnings of texts.
         config_path: the stage's file, for messages.
         eval_tokens: validation tokens read each time, over all ranks.
+        elastic: whether a checkpoint of another number of ranks may be continued.
         eval_split: "val", or "train" to measure on rows that were trained on, packed like those of validation.
     """
 
@@ -64,6 +66,7 @@ class StageData(LightningDataModule):
         self.num_workers = num_workers
         self.config_path = "configs/d20_base.yaml"
         self.eval_tokens = 20 * 524288
+        self.elastic = False
         self.eval_split: Literal["train", "val"] = "val"
         self.tokenizer_on_disk: Tokenizer | None = None
         self._position: Any = None
@@ -99,6 +102,10 @@ class StageData(LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         """Return what a position depends on; none of it may differ when a run continues."""
+        raise NotImplementedError
+
+    def dealt_anew(self, positions: list[Any], ranks: int) -> list[Any]:
+        """Return the positions from which `ranks` ranks read what those of the old positions have not."""
         raise NotImplementedError
 
     def stream(self, start: Any) -> IterableDataset:
@@ -171,13 +178,37 @@ class StageData(LightningDataModule):
             Failure: the checkpoint's positions are not positions in this data; both values are shown.
         """
         saved, now = state_dict["data"], self._identity()
-        changes = [f"{key} {saved.get(key)} -> {now[key]}" for key in now if saved.get(key) != now[key]]
-        if changes:
+        changes = [key for key in now if saved.get(key) != now[key]]
+        shown = ", ".join(f"{key} {saved.get(key)} -> {now[key]}" for key in changes)
+        positions = state_dict["positions"]
+        if changes == ["ranks"]:
+            if not self.elastic:
+                raise Failure(
+                    f"the checkpoint is of {saved['ranks']} rank(s), this start has {now['ranks']}: {shown}\n"
+                    f"Start it on {saved['ranks']}, or add --elastic to deal what is left to read to {now['ranks']};\n"
+                    "from there on it is another run than one that never changed, and reads every document once still."
+                )
+            positions = self._elastic(positions, now["ranks"])
+        elif changes:
             raise Failure(
-                f"the checkpoint continues other data than this: {', '.join(changes)}\n"
+                f"the checkpoint continues other data than this: {shown}\n"
                 "Restore these values to continue, or add --fresh to start over (the old run is moved aside)."
             )
-        self._position = state_dict["positions"][self.trainer.global_rank]
+        self._position = positions[self.trainer.global_rank]
+
+    def _elastic(self, positions: list[Any], ranks: int) -> list[Any]:
+        """Deal anew, and say so."""
+        if any(position is None for position in positions):
+            return [None] * ranks  # nothing was read yet
+        dealt = self.dealt_anew(positions, ranks)
+        if self.trainer.global_rank == 0:
+            waiting = sum(len(position["redealt"]["backlog"]) for position in dealt)
+            print(
+                f"--elastic: {len(positions)} -> {ranks} rank(s); {waiting} waiting documents are dealt anew, "
+                "later ones by turns",
+                file=sys.stderr,
+            )
+        return dealt
 
     def _identity(self) -> dict[str, Any]:
         return {

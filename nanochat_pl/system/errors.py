@@ -6,6 +6,8 @@ Each message has at most three lines: what is wrong with its value, a suggestion
 
 from __future__ import annotations
 
+import errno
+
 
 class BadInput(ValueError):
     """What was typed cannot be done: an unknown name, a value out of range, sizes that do not divide."""
@@ -17,3 +19,27 @@ class Failure(RuntimeError):
     """What was typed is fine but the world is not: data missing or corrupt, disk full, checkpoint of another model."""
 
     exit_code = 1
+
+
+class RunAgain(Failure):
+    """Nothing needs mending: the same command continues from the last checkpoint, and a batch script may requeue."""
+
+    exit_code = 75
+
+
+REMEDIES = {
+    errno.ENOSPC: "Make room (df -h), or work on another disk: export NANOCHAT_BASE_DIR=/scratch/$USER/nanochat",
+    errno.EDQUOT: "Your quota is used up (quota -s): make room, or export NANOCHAT_BASE_DIR=/scratch/$USER/nanochat",
+    errno.EMFILE: "Allow more open files: ulimit -n 65536",
+    errno.EROFS: "Work where you may write: export NANOCHAT_BASE_DIR=DIR",
+}
+
+
+def told(error: OSError | MemoryError) -> str:
+    """Return what the system refused, and what to do about it where that is known."""
+    if isinstance(error, MemoryError):
+        return (
+            f"out of memory{f': {error}' if str(error) else ''}\nFree some, or ask for more: sbatch --mem 64G"
+        )
+    remedy = REMEDIES.get(error.errno or 0)
+    return f"{type(error).__name__}: {error}" + (f"\n{remedy}" if remedy else "")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from nanochat_pl.system.assets import CORPORA, Asset, RemoteFile
 from nanochat_pl.system.errors import Failure
@@ -30,11 +30,12 @@ from nanochat_pl.system.fetched import (
     recorded,
     recorded_revision,
 )
-from nanochat_pl.system.files import atomic_write, hold_lock, sha256_of
+from nanochat_pl.system.files import atomic_write, sha256_of
 from nanochat_pl.system.hub import commit_of, hub_remotes, offline_variable, web_remote
 from nanochat_pl.system.parallel import in_parallel
 from nanochat_pl.system.paths import base_dir
 from nanochat_pl.system.progress import FileProgress
+from nanochat_pl.system.run_lock import RunLock, hold_lock
 from nanochat_pl.system.transfer import (
     DiskFull,
     Remote,
@@ -340,11 +341,13 @@ def _require_room(items: Sequence[Item], again: str) -> None:
         )
 
 
-def _lock() -> IO[str]:
+def _lock() -> RunLock:
     try:
         return hold_lock(base_dir() / UNFINISHED / "lock")
     except Failure as failure:
-        raise Failure(f"{failure}\nWait for it to end; what it fetches is kept.") from None
+        raise Failure(
+            f"{str(failure).splitlines()[0]}\nWait for it to end; what it fetches is kept."
+        ) from None
 
 
 def _with_entries(asset: Asset) -> Iterator[tuple[RemoteFile, Entry | None]]:

@@ -7,7 +7,7 @@ folder on purpose; a rename from another file system is a copy, and a copy can b
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -15,9 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-from nanochat_pl.system.errors import Failure
+from typing import Any
 
 CHUNK_BYTES = 1 << 20
 
@@ -57,10 +55,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json_line(path: Path, value: Any) -> None:
-    """Add one line of JSON to `path`; its folder is created."""
+    """Add one line of JSON to `path`, all of it or nothing; its folder is created.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+    line = (json.dumps(value) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        written = file.write(line)
+        if written != len(line):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextmanager
@@ -162,35 +169,3 @@ def _is_alive(temporary: Path) -> bool:
     except PermissionError:
         return True
     return int(pid) != os.getpid()
-
-
-def hold_lock(path: Path) -> IO[str]:
-    """Lock `path` until this process ends, however it ends; forked children do not hold it.
-
-    Args:
-        path: the lock's file; its folder is created, and it holds the number of the process.
-
-    Returns:
-        The open file, to be kept.
-
-    Raises:
-        Failure: another process holds the lock, or nothing can be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise Failure(
-            f"{path.parent}: cannot be written to: {error.strerror}\n"
-            "Mend that, or work elsewhere: NANOCHAT_BASE_DIR=DIR python cli.py ..."
-        ) from None
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        with file:
-            file.seek(0)
-            holder = file.read().strip()
-        raise Failure(f"{path}: process {holder} is at work there already") from None
-    file.truncate(0)
-    print(os.getpid(), file=file, flush=True)
-    return file

@@ -6,7 +6,11 @@ from typing import Any
 
 VERB_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "fit": {
-        "--fresh": {"action": "store_true", "help": "Start over; the old run is moved aside, never deleted."}
+        "--fresh": {"action": "store_true", "help": "Start over; the old run is moved aside, never deleted."},
+        "--elastic": {
+            "action": "store_true",
+            "help": "Continue with another number of ranks: what is left to read is dealt anew.",
+        },
     },
     "test": {
         "--tasks": {

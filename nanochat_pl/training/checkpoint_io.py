@@ -4,49 +4,29 @@
     step_00000200.json    its receipt: step, bytes, sha256, and what shapes the model; written last
     last.ckpt             symbolic link to the newest complete one
 
-A checkpoint without its receipt is incomplete and is never chosen. The bytes are hashed while they are written, so
-a receipt speaks of what was meant to reach the disk, not of what was read back from a cache. When and why to save
-is the business of `callbacks/step_checkpoint.py`.
+A checkpoint without its receipt is incomplete and is never chosen; see `system/receipts.py`. The bytes are hashed
+while they are written, so a receipt speaks of what was meant to reach the disk, not of what was read back from a
+cache. When and why to save is the business of `callbacks/step_checkpoint.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.files import atomic_write, force_to_disk, sha256_of, temporary_beside, write_json
+from nanochat_pl.system.files import atomic_write, force_to_disk, temporary_beside, write_json
+from nanochat_pl.system.receipts import Receipt, newest_valid, receipt_path, receipts
 
-STEP_FILE = re.compile(r"step_(\d+)\.ckpt")
-
-
-class Receipt(NamedTuple):
-    """What is known of one checkpoint without opening it."""
-
-    path: Path
-    step: int
-    bytes: int
-    sha256: str
-    model: dict[str, int]
-    world_size: int
-    start: str | None
-
-
-class Found(NamedTuple):
-    """The newest valid checkpoint, if any, and a sentence about each newer one that was passed over."""
-
-    receipt: Receipt | None
-    rejected: tuple[str, ...]
+MARGIN_BYTES = 1 << 20  # for the receipt, and for what else is written meanwhile
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -80,9 +60,8 @@ class AtomicCheckpointIO(CheckpointIO):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint, receipt first, so that half-deleted means incomplete."""
-        receipt_path(Path(path)).unlink(missing_ok=True)
-        Path(path).unlink(missing_ok=True)
+        """Delete a checkpoint."""
+        remove(Path(path))
 
 
 class _HashingFile:
@@ -125,61 +104,10 @@ def _write(checkpoint: dict[str, Any], path: Path) -> _HashingFile:
     return hashing
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return the file of the checkpoint after `step` optimizer steps."""
-    return folder / f"step_{step:08d}.ckpt"
-
-
-def receipt_path(checkpoint: Path) -> Path:
-    """Return the file that vouches for `checkpoint`."""
-    return checkpoint.with_suffix(".json")
-
-
-def receipts(folder: Path) -> list[Receipt]:
-    """Return the complete checkpoints of `folder`, newest step first. Contents are not read."""
-    files = [path for path in folder.glob("step_*.ckpt") if STEP_FILE.fullmatch(path.name)]
-    found = [receipt for path in files if (receipt := _read_receipt(path)) is not None]
-    return sorted(found, key=lambda receipt: receipt.step, reverse=True)
-
-
-def _read_receipt(checkpoint: Path) -> Receipt | None:
-    try:
-        facts = json.loads(receipt_path(checkpoint).read_text())
-        return Receipt(
-            checkpoint,
-            facts["step"],
-            facts["bytes"],
-            facts["sha256"],
-            facts["model"],
-            facts["world_size"],
-            facts.get("start"),
-        )
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def newest_valid(folder: Path) -> Found:
-    """Find the newest checkpoint whose size and sha256 are those of its receipt."""
-    rejected: list[str] = []
-    complete = receipts(folder)
-    for path in sorted(set(folder.glob("step_*.ckpt")) - {receipt.path for receipt in complete}):
-        rejected.append(f"{path.name} was never finished (no valid receipt)")
-    for receipt in complete:
-        problem = _problem(receipt)
-        if problem is None:
-            return Found(receipt, tuple(rejected))
-        rejected.append(f"{receipt.path.name} {problem}")
-    return Found(None, tuple(rejected))
-
-
-def _problem(receipt: Receipt) -> str | None:
-    """Return what is wrong with a checkpoint's bytes, or None."""
-    size = receipt.path.stat().st_size
-    if size != receipt.bytes:
-        return f"has {size} bytes instead of {receipt.bytes}"
-    if sha256_of(receipt.path) != receipt.sha256:
-        return "does not match its sha256"
-    return None
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, receipt first, so that half-deleted means incomplete."""
+    receipt_path(checkpoint).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def refuse_other_model(receipt: Receipt, model: Mapping[str, int]) -> None:
@@ -230,15 +158,29 @@ def point_last_at(checkpoint: Path) -> None:
 
 
 def require_free_space(folder: Path, checkpoint_bytes: int) -> None:
-    """Refuse to start a run whose first two checkpoints would not fit.
+    """Refuse to start a run whose next checkpoint would not fit beside a complete one.
 
     Raises:
-        Failure: less than twice `checkpoint_bytes` is free where `folder` lies or will lie.
+        Failure: where `folder` lies or will lie, less is free than two checkpoints need, those that are there counted.
     """
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    if free < 2 * checkpoint_bytes:
+    needed = 2 * checkpoint_bytes - sum(receipt.bytes for receipt in receipts(folder))
+    if free < needed:
         raise Failure(
-            f"{existing}: {free / 1e9:.2f} GB free, but two checkpoints need {2 * checkpoint_bytes / 1e9:.2f} GB\n"
+            f"{existing}: {free / 1e9:.2f} GB free, but two checkpoints need {needed / 1e9:.2f} GB\n"
             "Free some space there, or set NANOCHAT_BASE_DIR to a larger file system."
         )
+
+
+def make_room(folder: Path) -> None:
+    """Where the next checkpoint would not fit, give up the older ones first; the newest is never touched.
+
+    Nothing is removed before the newest has been read and is what its receipt says.
+    """
+    complete = receipts(folder)
+    if len(complete) < 2 or shutil.disk_usage(folder).free >= complete[0].bytes + MARGIN_BYTES:
+        return
+    if newest_valid(folder).receipt == complete[0]:
+        for receipt in complete[1:]:
+            remove(receipt.path)

@@ -35,11 +35,13 @@ from nanochat_pl.training.callbacks.core_metric import CoreMetric
 from nanochat_pl.training.callbacks.exact_resume import ExactResume
 from nanochat_pl.training.callbacks.export import Export
 from nanochat_pl.training.callbacks.finite_guard import FiniteGuard
+from nanochat_pl.training.callbacks.fitting_rows import FittingRows
 from nanochat_pl.training.callbacks.manual_gc import ManualGC
 from nanochat_pl.training.callbacks.samples import Samples
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.callbacks.token_budget import TokenBudget
 from nanochat_pl.training.callbacks.train_log import TrainLog
+from nanochat_pl.training.callbacks.watchdog import Watchdog
 from nanochat_pl.training.checkpoint_io import AtomicCheckpointIO
 from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
@@ -52,8 +54,9 @@ SECTIONS = {
     "samples": Samples,
     "core_metric": CoreMetric,
     "chat_metric": ChatMetric,
+    "watchdog": Watchdog,
 }
-ALWAYS_ON = (TokenBudget, FiniteGuard, ManualGC, ExactResume, Export)
+ALWAYS_ON = (TokenBudget, FittingRows, FiniteGuard, ManualGC, ExactResume, Export)
 OWN_PACKAGES = ("nanochat_pl", "lightning")
 DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # by jsonargparse
 
@@ -160,11 +163,13 @@ class StageCLI(LightningCLI):
             "enable_model_summary": False,
             "plugins": [*(config["plugins"] or []), AtomicCheckpointIO()],
             "callbacks": [
+                self.config_init.watchdog,
                 log,
                 *(config["callbacks"] or []),
-                *(self.config_init[name] for name in section_names),
+                *(self.config_init[name] for name in section_names if name != "watchdog"),
                 *(callback() for callback in ALWAYS_ON),
                 log.clock_restart,
+                self.config_init.watchdog.behind,
             ],
             "log_every_n_steps": config["log_every_n_steps"] or 10,
         }

@@ -3,6 +3,7 @@
 Callbacks hand a dictionary of names and the number of optimizer steps taken to every logger; none of them knows
 which loggers there are, and no logger changes what runs. One folder serves all restarts of a run. After a restart
 the steps since the last checkpoint are run again and logged again, equal to the last bit; the later line counts.
+A point that does not fit on a full disk is lost, and said to be; it ends no run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +24,15 @@ from nanochat_pl.system.files import append_json_line
 
 SECONDS_BETWEEN_LINES = 10.0
 FILES = {"val": "val.jsonl", "core": "core.jsonl", "chat": "chat.jsonl"}
+
+
+@contextmanager
+def _lost_if_refused(what: str) -> Iterator[None]:
+    """Say that something is lost where the disk refuses it, instead of failing."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {what} not written ({error.strerror or error}); training goes on", file=sys.stderr)
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -37,12 +49,37 @@ class RunTensorBoard(TensorBoardLogger):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add a point to each curve; what is no number stands in the files only."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        super().log_metrics(numbers, step)
+        with _lost_if_refused(f"TensorBoard: step {step}"), self._anew_after_failure():
+            super().log_metrics(numbers, step)
 
     @rank_zero_only
     def log_sample(self, prompt: str, text: str, step: int) -> None:
         """Show a prompt and what the model made of it."""
-        self.experiment.add_text(f"samples/{prompt}", prompt + text, step)
+        with _lost_if_refused(f"TensorBoard: samples of step {step}"), self._anew_after_failure():
+            self.experiment.add_text(f"samples/{prompt}", prompt + text, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush."""
+        with _lost_if_refused("TensorBoard"), self._anew_after_failure():
+            super().save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush and close."""
+        with _lost_if_refused("TensorBoard"), self._anew_after_failure():
+            super().finalize(status)
+
+    @contextmanager
+    def _anew_after_failure(self) -> Iterator[None]:
+        """Take a new file after an error: the thread that writes the old one has ended with it."""
+        try:
+            yield
+        except OSError:
+            broken, self._experiment = self._experiment, None
+            with suppress(OSError):
+                broken and broken.close()
+            raise
 
 
 class _PlainLogger(Logger):
@@ -82,7 +119,8 @@ class MetricsFiles(_PlainLogger):
         self._append("samples.jsonl", step, {"prompt": prompt, "text": text})
 
     def _append(self, name: str, step: int | None, facts: dict[str, Any]) -> None:
-        append_json_line(self.folder / name, {"step": step, "time": time.time(), **facts})
+        with _lost_if_refused(f"{name}: step {step}"):
+            append_json_line(self.folder / name, {"step": step, "time": time.time(), **facts})
 
 
 class Console(_PlainLogger):

@@ -27,7 +27,7 @@ from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import Failure
-from nanochat_pl.system.files import hold_lock
+from nanochat_pl.system.run_lock import hold_lock
 from nanochat_pl.tasks.exams import CHAT_TASKS, chat_task
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.examination import Examination

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,21 +26,20 @@ from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals
 from nanochat_pl.system.environment import environment, record_start
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.files import append_json_line, hold_lock, move_aside
+from nanochat_pl.system.files import append_json_line, move_aside
 from nanochat_pl.system.hardware import devices_in_all
 from nanochat_pl.system.paths import user_path
+from nanochat_pl.system.receipts import Receipt, newest_valid, receipts
+from nanochat_pl.system.run_lock import RunLock, hold_lock, lock_path
+from nanochat_pl.system.run_state import recorded
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
-from nanochat_pl.training.checkpoint_io import (
-    Receipt,
-    newest_valid,
-    receipts,
-    refuse_other_model,
-    refuse_other_start,
-    require_free_space,
-)
+from nanochat_pl.training.checkpoint_io import refuse_other_model, refuse_other_start, require_free_space
+from nanochat_pl.training.failures import explained
 from nanochat_pl.training.language_model import require_same_vocabulary
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import Console, MetricsFiles
+from nanochat_pl.training.lost_rank import LostRank
+from nanochat_pl.training.stacks import forget_request
 
 
 def fit(args: list[str]) -> int:
@@ -49,6 +48,7 @@ def fit(args: list[str]) -> int:
     world_size = stage.trainer.num_devices * stage.trainer.num_nodes
     plan = stage.make_plan(world_size)
     stage.model.follow(plan)
+    stage.datamodule.elastic = stage.config.elastic
     stage.lock = _lock(stage)  # held until the process ends
     receipt = None if stage.config.fresh else _resume_point(stage)
     if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
@@ -76,7 +76,12 @@ def fit(args: list[str]) -> int:
         "world_size": world_size,
         "start": stage.model.start_digest,
     }
-    return _train(stage, receipt)
+    if rank_zero_only.rank != 0:
+        return _train(stage, receipt)
+    forget_request(stage.run_dir)
+    with recorded(stage.run_dir, str(stage.config.config[0])) as record:
+        record.exit_code = _train(stage, receipt)
+    return record.exit_code
 
 
 def _refuse_what_would_fail(stage: StageCLI) -> None:
@@ -102,23 +107,29 @@ def _be_deterministic(stage: StageCLI) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # a check, and slow
 
 
-def _lock(stage: StageCLI) -> IO[str] | None:
+def _lock(stage: StageCLI) -> RunLock | None:
     """Keep a second start of the same run out; the other ranks of this one do not ask."""
     if rank_zero_only.rank != 0:
         return None
-    return hold_lock(stage.run_dir.with_name(f".{stage.run}.lock"))
+    return hold_lock(lock_path(stage.run_dir))
 
 
 def _train(stage: StageCLI, receipt: Receipt | None) -> int:
     """Run the Trainer and translate how it ended into an exit code."""
     if receipt:
         say(f"continuing {stage.run} from step {receipt.step}")
+    ranks = LostRank(stage.trainer)
     try:
         stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=receipt and str(receipt.path))
     except SystemExit:
         if signals.first_received() == signal.SIGINT:
             raise KeyboardInterrupt from None  # Lightning turns the second Ctrl-C into exit(1)
         raise
+    except Exception as error:
+        meaning = explained(error, stage.trainer, stage.model.plan, ranks)
+        if meaning is error:
+            raise
+        raise meaning from error
     stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, StepCheckpoint)).stopped_by
     if stopped_by:
         say(

@@ -372,7 +372,8 @@ def test_a_fetch_that_was_stopped_goes_on_and_a_second_one_beside_it_is_refused(
         time.sleep(0.02)
     code, _, err = run(capsys, line)
     assert code == 1
-    assert f"process {process.pid} is at work there already" in err
+    assert f"process {process.pid} on " in err
+    assert "is at work there already" in err
     process.send_signal(end)
     _, err = process.communicate(timeout=30)
     if end == signal.SIGINT:

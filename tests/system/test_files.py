@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import (
+    append_json_line,
     atomic_write,
-    hold_lock,
     remove_leftovers,
     sha256_of,
     temporary_beside,
     write_json,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
@@ -58,26 +56,20 @@ def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(tmp_path):
     )
 
 
-def test_lock_keeps_others_out_until_the_process_is_dead(tmp_path):
-    path = tmp_path / "run.lock"
-    program = (
-        "import sys, time\nfrom pathlib import Path\nfrom nanochat_pl.system.files import hold_lock\n"
-        "lock = hold_lock(Path(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(60)"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(Failure, match=f"process {holder.pid} is at work"):
-        hold_lock(path)
-    holder.kill()
-    holder.communicate()
-    hold_lock(path).close()
-
-
-def test_a_place_that_cannot_be_written_to_is_told_with_a_remedy(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        Failure, match=r"file/runs: cannot be written to: Not a directory\n.*NANOCHAT_BASE_DIR"
-    ):
-        hold_lock(tmp_path / "file" / "runs" / ".x.lock")
+def test_line_is_appended_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_json_line(path, {"step": 1})
+    room = path.stat().st_size + 20
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError):
+            append_json_line(path, {"step": 2, "text": "x" * 100})
+        with pytest.raises(OSError):
+            append_json_line(path, {"step": 3, "text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    append_json_line(path, {"step": 4})
+    assert path.read_text() == '{"step": 1}\n{"step": 4}\n'

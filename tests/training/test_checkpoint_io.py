@@ -13,14 +13,11 @@ import torch
 
 from nanochat_pl.system import files
 from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.receipts import checkpoint_path, newest_valid, receipt_path, receipts
 from nanochat_pl.training import checkpoint_io
 from nanochat_pl.training.checkpoint_io import (
     AtomicCheckpointIO,
-    checkpoint_path,
-    newest_valid,
     point_last_at,
-    receipt_path,
-    receipts,
     refuse_other_model,
     require_free_space,
 )
@@ -128,6 +125,7 @@ def test_kill_during_a_save_leaves_only_what_the_next_start_sweeps_away(folder):
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from nanochat_pl.training import checkpoint_io as c\n"
+        "from nanochat_pl.system.receipts import checkpoint_path\n"
         "class Dying(c._HashingFile):\n"
         "    def write(self, data):\n"
         "        super().write(data)\n"
@@ -136,7 +134,7 @@ def test_kill_during_a_save_leaves_only_what_the_next_start_sweeps_away(folder):
         "c._HashingFile = Dying\n"
         "folder = Path(sys.argv[1])\n"
         "state = {'global_step': 40, 'w': torch.ones(10**6)}\n"
-        "c.AtomicCheckpointIO().save_checkpoint(state, c.checkpoint_path(folder, 40))\n"
+        "c.AtomicCheckpointIO().save_checkpoint(state, checkpoint_path(folder, 40))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(folder)], cwd=files.__file__.split("nanochat_pl")[0], check=False

@@ -177,3 +177,17 @@ def test_compiled_runs_on_two_threads_are_equal(world_base):
         )
     assert stage.losses("threads_a") == stage.losses("threads_b")
     assert stage.weights("threads_a") == stage.weights("threads_b")
+
+
+@pytest.mark.slow
+def test_run_goes_on_with_another_number_of_ranks_if_asked_to(world_base):
+    two, one = TinyStage(world_base, TWO_RANKS, steps=30), TinyStage(world_base, steps=30)
+    assert two.kill_when(lambda _: two.logged_steps("elastic") >= 6, run="elastic")
+    refused = one.finish("fit", run="elastic")
+    assert refused.returncode == 1
+    assert "ranks 2 -> 1" in refused.stderr
+    assert "--elastic" in refused.stderr
+    assert one.kill_when(lambda _: one.logged_steps("elastic") >= 14, "--elastic", run="elastic")
+    done = two.fit("--elastic", run="elastic")
+    assert "--elastic: 1 -> 2 rank(s)" in done.stderr
+    assert sorted(two.losses("elastic")) == list(range(1, 31))

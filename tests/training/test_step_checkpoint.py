@@ -10,10 +10,10 @@ from tiny_trainer import tiny_module, train
 
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.receipts import receipts
 from nanochat_pl.training import checkpoint_io
 from nanochat_pl.training.callbacks.cadence import is_due
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
-from nanochat_pl.training.checkpoint_io import receipts
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from nanochat_pl.system.ranks import gathered
 class ExactResume(Callback):
     """Restore the generators of Python, NumPy, torch and CUDA at the first batch after a resume.
 
-    Nothing in pretraining draws random numbers after the first weights; a user's own callback or dropout may.
+    Nothing in pretraining draws random numbers after the first weights; a user's own callback or dropout may. Ranks
+    of another number than before begin with their own.
     """
 
     def __init__(self) -> None:
@@ -33,9 +34,9 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Put this rank's generators back, once."""
-        if self._restored is not None:
+        if self._restored is not None and trainer.world_size == len(self._restored):
             _set_generators(self._restored[trainer.global_rank])
-            self._restored = None
+        self._restored = None
 
 
 def _generator_states() -> dict[str, Any]:

@@ -35,3 +35,7 @@ class ManualGC(Callback):
         """Give the collector back."""
         gc.unfreeze()
         gc.enable()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the collector back where Lightning calls no `teardown`; Python complains of leaks at its end else."""
+        self.teardown(trainer, pl_module, "fit")

@@ -13,12 +13,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import remove_leftovers
+from nanochat_pl.system.receipts import checkpoint_path, receipts
 from nanochat_pl.training.callbacks.cadence import ends_step, is_due
 from nanochat_pl.training.checkpoint_io import (
     AtomicCheckpointIO,
-    checkpoint_path,
+    make_room,
     point_last_at,
-    receipts,
 )
 
 FAILED_SAVES_ALLOWED = 3
@@ -79,6 +79,8 @@ class StepCheckpoint(Checkpoint):
         if step == self._last_saved:
             return
         path = checkpoint_path(self.folder(trainer), step)
+        if trainer.is_global_zero:
+            make_room(path.parent)
         trainer.save_checkpoint(path)
         if self._every_rank_knows_it_failed(trainer):
             return
@@ -97,7 +99,11 @@ class StepCheckpoint(Checkpoint):
             return False
         self._failed_saves += 1
         if self._failed_saves == FAILED_SAVES_ALLOWED:
-            raise Failure(f"checkpoints could not be saved {FAILED_SAVES_ALLOWED} times in a row: {error}")
+            raise Failure(
+                f"checkpoints could not be saved {FAILED_SAVES_ALLOWED} times in a row: {error}\n"
+                f"Make room: df -h {self.folder(trainer)}; quota -s\n"
+                f"The older ones are intact; the same command continues from step {max(self._last_saved, 0)}."
+            )
         rank_zero_warn(f"checkpoint not saved ({error}); training goes on, the older ones are intact")
         return True
 

@@ -1,0 +1,313 @@
+"""`status [RUN]`: where a run stands, from its files alone; while it runs, after its end and after a crash.
+
+Nothing is asked of the run itself, so a run that hangs, or is gone, is told of as well. Neither torch nor the data is
+opened: a checkpoint counts as intact if its size is that of its receipt; `fit` compares the sha256 too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.memory import out_of_memory_kills
+from nanochat_pl.system.paths import base_dir, run_dir
+from nanochat_pl.system.receipts import receipts, size_problem
+from nanochat_pl.system.run_lock import Holder, holder_of, is_at_work, lock_path
+from nanochat_pl.system.run_state import KILLED, RUNNING, read_state
+
+TAIL_BYTES = 8192
+FULL = 0.9  # of the memory, at the last sign of life: then a kill without a word was most likely for the lack of it
+QUEUE_TIMEOUT_S = 3
+KERNEL_LOG_TIMEOUT_S = 2
+
+Facts = dict[str, Any]
+
+
+def status(run: str | None = None, json: bool = False) -> None:
+    """Print where a run stands, or all runs in a table.
+
+    Args:
+        run: name of the run; all if left out.
+        json: print JSON instead.
+    """
+    if run is None:
+        every = [facts_of(folder) for folder in _runs()]
+        print(_as_json(every) if json else _table(every))
+        return
+    folder = run_dir(run)
+    if not folder.is_dir() or Path(run).name != run:
+        raise BadInput(_no_such_run(run))
+    facts = facts_of(folder)
+    print(_as_json(facts) if json else "\n".join(_lines(facts)))
+
+
+def facts_of(folder: Path) -> Facts:
+    """Return everything that is known of a run, ready for JSON; None where unknown."""
+    plan, state = _read(folder / "plan.json"), read_state(folder)
+    logged = _last_line(folder / "metrics" / "train.jsonl")
+    holder = holder_of(lock_path(folder))
+    alive = holder is not None and is_at_work(holder)
+    checkpoint = _checkpoint(folder)
+    step = max(logged.get("step") or 0, checkpoint["step"] if checkpoint else 0)
+    return {
+        "run": folder.name,
+        "config": state.get("config"),
+        "state": _word(state, alive),
+        "reason": _reason(state, holder, alive),
+        "step": step,
+        "steps": plan.get("steps"),
+        "loss": logged.get("train/loss"),
+        "tokens_per_s": logged.get("train/tokens_per_s"),
+        "eta_s": _to_go(plan, logged, step) if alive else None,
+        "logged": logged.get("time"),
+        "checkpoint": checkpoint,
+        "starts": state.get("starts", 0),
+        "restarts": state.get("restarts", 0),
+        "exit_code": _exit_code(state, alive),
+        "process": _process(holder, alive),
+        "queue": _queue(state.get("job")),
+        "stacks": [str(path) for path in _stacks(folder)],
+        "artifact": (folder / "artifact" / "config.json").exists(),
+    }
+
+
+def _runs() -> list[Path]:
+    """Return the folders of all runs, the latest last."""
+    folder = base_dir() / "runs"
+    found = [path for path in folder.glob("[!.]*") if path.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def _no_such_run(run: str) -> str:
+    names = [path.name for path in _runs()]
+    near = get_close_matches(run, names, n=1)
+    hint = f"Did you mean {near[0]}?\n" if near else ""
+    return f"{run}: there is no such run in {base_dir() / 'runs'}\n{hint}python cli.py status lists all {len(names)}"
+
+
+def _read(path: Path) -> Facts:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _last_line(path: Path) -> Facts:
+    """Return the last whole line of a file of JSON lines; nothing if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            return dict(json.loads(line))
+        except (ValueError, TypeError):
+            continue  # cut short by a kill, or the rest of a longer one
+    return {}
+
+
+def _checkpoint(folder: Path) -> Facts | None:
+    newest = next(iter(receipts(folder / "checkpoints")), None)
+    if newest is None:
+        return None
+    return {
+        "step": newest.step,
+        "time": newest.time or newest.path.stat().st_mtime,
+        "bytes": newest.bytes,
+        "problem": size_problem(newest),
+    }
+
+
+def _word(state: Facts, alive: bool) -> str:
+    """Return how a run is: running, done, stopped, failed, killed, or unknown where it never said anything."""
+    if alive:
+        return RUNNING
+    return "killed" if state.get("state") == RUNNING else state.get("state", "unknown")
+
+
+def _exit_code(state: Facts, alive: bool) -> int | None:
+    if alive:
+        return None
+    return KILLED if state.get("state") == RUNNING else state.get("exit_code")
+
+
+def _reason(state: Facts, holder: Holder | None, alive: bool) -> str | None:
+    if alive:
+        return None
+    return _why_killed(state, holder) if state.get("state") == RUNNING else state.get("reason") or None
+
+
+def _why_killed(state: Facts, holder: Holder | None) -> str:
+    """Return what is known of the end of a run that could not say a word."""
+    if holder is not None and holder.is_of_this_machine:
+        if _kernel_log_names(holder.pid):
+            return "out of memory: the kernel's log says that it killed this process"
+        before, now = state.get("out_of_memory_kills"), out_of_memory_kills()
+        if before is not None and now is not None and now > before:
+            return f"most likely out of memory: the kernel has killed {now - before} process(es) here since the start"
+    if holder is not None and holder.memory_share is not None and holder.memory_share > FULL:
+        return f"most likely out of memory: {holder.memory_share:.0%} was in use at the last sign of life"
+    return "killed without a word (kill -9, the out-of-memory killer, or the machine went down)"
+
+
+def _kernel_log_names(pid: int) -> bool:
+    """Tell whether the kernel's log, where it may be read, says that a process was killed for the lack of memory."""
+    try:
+        log = subprocess.run(
+            ["dmesg"], capture_output=True, text=True, timeout=KERNEL_LOG_TIMEOUT_S, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return any(
+        f"process {pid} " in line.lower() and "killed" in line.lower()
+        for line in log.splitlines()
+        if "memory" in line
+    )
+
+
+def _to_go(plan: Facts, logged: Facts, step: int) -> float | None:
+    """Return the seconds to the end at the last speed."""
+    speed = logged.get("train/tokens_per_s")
+    if not speed or "steps" not in plan:
+        return None
+    return max(0, plan["steps"] - step) * plan["batch_tokens"] / speed
+
+
+def _process(holder: Holder | None, alive: bool) -> Facts | None:
+    if holder is None:
+        return None
+    return {
+        "host": holder.host,
+        "pid": holder.pid,
+        "job": holder.job,
+        "alive": alive,
+        "last_sign_of_life": holder.time,
+        "memory_share": holder.memory_share,
+    }
+
+
+def _queue(job: str | None) -> str | None:
+    """Return what SLURM says of a job, None where there is no job or no SLURM."""
+    if not job:
+        return None
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format", "%T %r"],
+            capture_output=True,
+            text=True,
+            timeout=QUEUE_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return " ".join(done.stdout.split()) or "not in the queue"
+
+
+def _stacks(folder: Path) -> list[Path]:
+    """Return the files that the watchdog wrote."""
+    return sorted(path for path in (folder / "stacks").glob("rank_*.txt") if path.stat().st_size > 0)
+
+
+def _lines(facts: Facts) -> list[str]:
+    """Return what is known of one run, for people."""
+    rows = [
+        ("run", facts["run"]),
+        ("state", _state_for_people(facts)),
+        ("step", _progress(facts)),
+        ("loss", _number(facts["loss"], ".4f")),
+        ("speed", f"{_number(facts['tokens_per_s'], ',.0f')} tokens/s"),
+        ("to go", _duration(facts["eta_s"])),
+        ("checkpoint", _checkpoint_for_people(facts["checkpoint"])),
+        ("starts", f"{facts['starts']} ({facts['restarts']} by SLURM)"),
+        ("process", _process_for_people(facts["process"])),
+        ("queue", facts["queue"] or "-"),
+    ]
+    lines = [f"{name:<11} {value}" for name, value in rows]
+    if facts["stacks"]:
+        lines.append(f"{'stacks':<11} {facts['stacks'][0]}" + " …" * (len(facts["stacks"]) > 1))
+    return [*lines, *_advice(facts)]
+
+
+def _state_for_people(facts: Facts) -> str:
+    code = "" if facts["exit_code"] is None else f" (exit code {facts['exit_code']})"
+    reason = f": {facts['reason']}" if facts["reason"] else ""
+    return f"{facts['state']}{code}{reason}"
+
+
+def _advice(facts: Facts) -> list[str]:
+    """Return what to do now, if there is anything."""
+    again = f"python cli.py fit --config {facts['config'] or 'C'}"
+    if facts["state"] in ("running", "done") or facts["config"] is None:
+        return []
+    if "memory" in (facts["reason"] or ""):
+        return ["", "Ask for more memory (--mem), or lower --data.init_args.device_batch_rows; then:", again]
+    return ["", f"The same command continues: {again}"]
+
+
+def _progress(facts: Facts) -> str:
+    steps = facts["steps"]
+    return f"{facts['step']} of {steps} ({facts['step'] / steps:.1%})" if steps else str(facts["step"])
+
+
+def _checkpoint_for_people(checkpoint: Facts | None) -> str:
+    if checkpoint is None:
+        return "none"
+    state = checkpoint["problem"] or "size as receipted"
+    age = _duration(time.time() - checkpoint["time"])
+    return f"step {checkpoint['step']}, {age} old, {checkpoint['bytes'] / 1e9:.2f} GB, {state}"
+
+
+def _process_for_people(process: Facts | None) -> str:
+    if process is None:
+        return "-"
+    job = f"job {process['job']}, " if process["job"] else ""
+    age = _duration(time.time() - process["last_sign_of_life"])
+    return f"{job}{process['pid']} on {process['host']}, {'alive' if process['alive'] else 'gone'}, seen {age} ago"
+
+
+def _table(every: list[Facts]) -> str:
+    """Return all runs, one a line."""
+    if not every:
+        return f"{base_dir() / 'runs'}: no run yet"
+    rows = [("run", "state", "step", "loss", "tokens/s", "to go", "checkpoint")]
+    for facts in every:
+        checkpoint = facts["checkpoint"]
+        rows.append(
+            (
+                facts["run"],
+                facts["state"] + (f" ({facts['exit_code']})" if facts["exit_code"] else ""),
+                _progress(facts),
+                _number(facts["loss"], ".4f"),
+                _number(facts["tokens_per_s"], ",.0f"),
+                _duration(facts["eta_s"]),
+                f"step {checkpoint['step']}" if checkpoint else "none",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    """Return a time span as h:mm:ss."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1)
