@@ -21,7 +21,7 @@ from nanochat_pl.tasks.world import World, document
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "rustbpe" / "README.md"]
 FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(?:bash|sh|console|shell)\n(.*?)```", re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
-QUICK = {"own-text", "by-hand"}
+QUICK = {"own-text"}
 
 
 class Block(NamedTuple):

@@ -32,7 +32,7 @@ class RandomRows(LightningDataModule):
         """Return 1,000 batches."""
         draw = torch.Generator().manual_seed(0)
         rows = [torch.randint(VOCAB_SIZE, (ROWS, SEQUENCE_LEN + 1), generator=draw) for _ in range(1000)]
-        mine = rows[self.trainer.global_rank :: self.trainer.world_size]
+        mine = rows[self.trainer.global_rank :: self.trainer.world_size] if self.trainer else rows
         return DataLoader([Batch(ids[:, :-1], ids[:, 1:]) for ids in mine], batch_size=None)
 
 
@@ -51,11 +51,13 @@ class Kept(Logger):
         """Nothing to keep."""
 
 
-def tiny_module(steps: int, accumulation: int = 1, ranks: int = 1, **settings) -> LanguageModel:
+def tiny_module(
+    steps: int, accumulation: int = 1, ranks: int = 1, width_per_layer: int = 16, **settings
+) -> LanguageModel:
     """Return a module of two layers with its plan, `accumulation` micro-batches a step on each rank."""
     torch.manual_seed(42)
-    shape = {"depth": 2, "vocab_size": VOCAB_SIZE, "aspect_ratio": 16, "head_dim": 16, "compile": False}
-    model = LanguageModel(**shape | settings)
+    shape = {"depth": 2, "vocab_size": VOCAB_SIZE, "aspect_ratio": width_per_layer, "head_dim": 16}
+    model = LanguageModel(**shape | {"compile": False} | settings)
     plan = make_plan(
         model.gpt_config(SEQUENCE_LEN),
         sequence_len=SEQUENCE_LEN,

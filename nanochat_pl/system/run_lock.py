@@ -158,7 +158,6 @@ def hold_lock(path: Path, *, stale_s: float = STALE_S, beat_s: float = BEAT_S) -
     Raises:
         Failure: another process holds the lock; its machine, job and number are named.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     seen: Holder | None = None
     since = time.monotonic()
     while True:

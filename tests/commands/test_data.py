@@ -370,6 +370,7 @@ def test_a_fetch_that_was_stopped_goes_on_and_a_second_one_beside_it_is_refused(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    published.bytes_per_second = 1_000  # so that it is still at work when it is stopped, on any machine
     code, _, err = run(capsys, line)
     assert code == 1
     assert f"process {process.pid} on " in err

@@ -13,6 +13,7 @@ from nanochat_pl.training.callbacks.chat_metric import ChatMetric
 from nanochat_pl.training.callbacks.core_metric import CoreMetric
 from nanochat_pl.training.callbacks.samples import Samples
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
+from nanochat_pl.training.callbacks.watchdog import Watchdog
 from nanochat_pl.training.language_model import LanguageModel
 from nanochat_pl.training.lightning_cli import Trainer
 
@@ -25,6 +26,7 @@ CLASSES = [
     Samples,
     CoreMetric,
     ChatMetric,
+    Watchdog,
 ]
 
 

@@ -130,7 +130,7 @@ def test_backlog_is_forgotten_once_it_is_read(make_data):
     data = make_data(0, 1)
     data.load_state_dict(trained(make_data, 2, 4))
     positions = [batch.position for batch in islice(iter(data.stream(data._position)), 120) if batch.position]
-    assert positions[0]["redealt"] is not None
+    assert data._position["redealt"] is not None  # one step may read all of it
     assert positions[-1]["redealt"] is None
 
 

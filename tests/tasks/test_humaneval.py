@@ -93,7 +93,8 @@ def test_both_names_of_the_file_are_known(base_dir, form, stem):
 def test_the_verdict_is_that_of_the_judge(tmp_path, monkeypatch):
     asked = []
 
-    def judge(solution: str, test: str, entry_point: str) -> SimpleNamespace:
+    def judge(solution: str, test: str, entry_point: str, unsafe_code: bool) -> SimpleNamespace:
+        assert not unsafe_code
         asked.append((solution, test, entry_point))
         return SimpleNamespace(passed="right" in solution, reason="")
 

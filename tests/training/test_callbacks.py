@@ -92,7 +92,7 @@ def test_generators_go_on_at_the_first_batch_where_they_stood_at_the_save():
     resumed = ExactResume()
     resumed.load_state_dict(torch.load(file, weights_only=True))
     draws()  # building loaders may draw
-    resumed.on_train_batch_start(SimpleNamespace(global_rank=0), None, None, 0)
+    resumed.on_train_batch_start(SimpleNamespace(global_rank=0, world_size=1), None, None, 0)
     first = draws()
     resumed.on_train_batch_start(SimpleNamespace(global_rank=0), None, None, 1)
     assert [first, draws(), draws()] == expected

@@ -10,13 +10,14 @@ from reference.byte_tokenizer import ChatByteTokenizer
 from task_files import write_rows
 from tiny_trainer import Kept, RandomRows, tiny_module, train
 
-from nanochat_pl.evaluation.chat_tasks import chat_exam, chat_task
+from nanochat_pl.evaluation.chat_tasks import chat_exam
 from nanochat_pl.evaluation.core_bundle import read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
 from nanochat_pl.evaluation.exam_scores import score_alone
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.tasks.exams import chat_task
 from nanochat_pl.training.callbacks.chat_metric import ChatMetric
 from nanochat_pl.training.callbacks.core_metric import CoreMetric
 
