@@ -24,7 +24,7 @@ QUICK = ("ARC-Easy", "MMLU")  # one row of the network a question
 
 
 class ChatMetric(Callback):
-    """Log `chat/<task>` every so many steps and after the last; its settings are those of the verb `test` too.
+    """Log `chat/<task>` every so many steps and after the last; the verb `test` has these settings too.
 
     Args:
         every_n_steps: optimizer steps between evaluations; 0 or -1 is off.
