@@ -21,7 +21,6 @@ from nanochat_pl.tasks.world import World, document
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "rustbpe" / "README.md"]
 FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(?:bash|sh|console|shell)\n(.*?)```", re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
-QUICK = {"own-text"}
 
 
 class Block(NamedTuple):
@@ -48,7 +47,7 @@ def blocks() -> list[Block]:
 
 
 def is_quick(block: Block) -> bool:
-    return block.group in QUICK or block.group.startswith("alone")
+    return block.group.startswith("alone")
 
 
 @pytest.fixture

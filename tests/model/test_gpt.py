@@ -376,6 +376,7 @@ def test_compiling_in_place_keeps_the_names_of_the_weights():
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
+@pytest.mark.slow
 def test_a_compiled_step_equals_an_eager_one():
     config = GPTConfig(sequence_len=16, vocab_size=32, n_layer=1, n_head=2, n_kv_head=1, n_embd=16)
     eager, compiled = random_gpt(config), random_gpt(config)

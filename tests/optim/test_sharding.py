@@ -135,6 +135,7 @@ def test_on_two_ranks_rows_are_equal_but_for_the_last_bit(two, how):
     assert_equal(two[0]["rows" + how], two[0]["replicated" + how], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["", " missing", " loaded", " clipped"])
 @pytest.mark.parametrize("kind", ["zero", "rows"])
 def test_on_three_ranks_where_nothing_divides_they_are_those_of_one(three, kind, how):
@@ -147,6 +148,7 @@ def test_clipping_is_by_the_norm_over_all_ranks(two, kind):
     assert not torch.equal(two[0]["zero clipped"]["weights"][-1], two[0]["zero"]["weights"][-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHARDINGS)
 def test_every_rank_has_the_same_weights(three, kind):
     for others in three[1:]:
@@ -154,6 +156,7 @@ def test_every_rank_has_the_same_weights(three, kind):
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHARDINGS)
 def test_state_comes_back_as_it_was_saved_by_any_number_of_ranks(two, three, kind):
     for runs in (two, three):
@@ -187,6 +190,7 @@ def test_state_of_another_model_is_refused():
         optimizer.load_state_dict({"state": {"q": {"exp_avg": torch.zeros(1)}}})
 
 
+@pytest.mark.slow
 def test_a_rank_holds_its_share_of_the_state(three):
     """But for what is lost to alignment, which is much for parameters this small; see the next test."""
     whole_state = three[0]["replicated"]["held"]

@@ -72,6 +72,7 @@ def test_stage_starts_from_the_artifacts_weights_shape_and_tokenizer(later, monk
     assert untrained[1] < untrained[0] - 0.5
 
 
+@pytest.mark.slow
 def test_stage_that_starts_from_a_hugging_face_folder_trains_as_from_the_artifact(
     later, monkeypatch, tmp_path
 ):
@@ -132,6 +133,7 @@ def test_start_that_is_not_there_is_refused(later, monkeypatch, capsys):
     assert "no artifact called 'nowhere'" in refused(later, capsys, "--model.init_args.init_from", "nowhere")
 
 
+@pytest.mark.slow
 def test_run_whose_start_has_changed_is_neither_continued_nor_called_finished(later, start):
     provenance = start.folder("chat_start") / "artifact" / "provenance.json"
     before = provenance.read_text()
@@ -162,6 +164,7 @@ def test_finished_run_is_validated_without_what_it_started_from(later, monkeypat
     assert "val/bpb" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_run_continues_with_other_rows_as_the_same_run(later):
     """Half the rows a micro-batch, twice the micro-batches: the same steps, up to rounding."""
     assert later.kill_when(lambda _: later.logged_steps("chat_smaller") >= 5, run="chat_smaller")

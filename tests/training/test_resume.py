@@ -27,8 +27,9 @@ def test_run_killed_twice_equals_the_unbroken_one(stage):
 
 @pytest.mark.parametrize(
     "strategy",
-    ["zero", pytest.param("ddp", marks=pytest.mark.slow), pytest.param("fsdp2", marks=pytest.mark.slow)],
+    ["zero", "ddp", "fsdp2"],
 )
+@pytest.mark.slow
 def test_run_with_two_ranks_killed_equals_its_unbroken_one(world_base, strategy):
     stage = TinyStage(world_base, ["--trainer.devices", "2", "--trainer.strategy", strategy])
     run, killed = strategy, f"{strategy}_killed"
@@ -68,7 +69,11 @@ def test_compiled_run_with_two_ranks_killed_equals_its_unbroken_one(world_base, 
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "preempted"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 75, id="preempted", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_run_saves_says_so_and_continues(stage, number, code):
     run = f"stopped_{code}"
@@ -86,6 +91,7 @@ def test_stopped_run_saves_says_so_and_continues(stage, number, code):
     assert stage.weights(run) == stage.weights("unbroken")
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_passed_over_with_a_warning(stage):
     stage.kill_when(lambda run: len(list(run.glob("checkpoints/step_*.json"))) == 2, run="damaged")
     newest = sorted((stage.folder("damaged") / "checkpoints").glob("step_*.ckpt"))[-1]
@@ -105,6 +111,7 @@ def test_another_model_is_refused_with_the_difference(stage):
     assert refused.stderr.count("\n") <= 3
 
 
+@pytest.mark.slow
 def test_horizon_behind_the_run_is_refused(stage):
     stage.kill_when(lambda run: (run / "checkpoints" / "last.ckpt").exists(), run="beyond")
     refused = stage.finish("fit", "--trainer.max_steps", "2", run="beyond")
@@ -112,6 +119,7 @@ def test_horizon_behind_the_run_is_refused(stage):
     assert "at step 4 already" in refused.stderr
 
 
+@pytest.mark.slow
 def test_finished_run_says_so_and_fresh_moves_it_aside(stage):
     again = stage.fit(run="unbroken")
     assert "is finished" in again.stderr

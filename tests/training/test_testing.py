@@ -89,6 +89,7 @@ def lines_in(folder, pattern: str) -> int:
     return sum(path.read_text().count("\n") for path in folder.glob(f"{pattern}.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_missing_task_is_named_and_the_others_are_asked(chat, tested):
     done = chat.finish("test", "--tasks", "GSM8K,world", *WORLD[2:], "--max_problems", "8", run="tested")
     assert done.returncode == 1

@@ -237,6 +237,7 @@ def last_words(err: str) -> list[str]:
     return err[err.index("error: ") :].splitlines()
 
 
+@pytest.mark.slow
 def test_second_job_is_refused_and_a_killed_rank_ends_the_others_with_a_clear_word(world_base):
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     stage = TinyStage(world_base, options, steps=100_000)
