@@ -20,6 +20,7 @@ from nanochat_pl.evaluation.chat_tasks import (
 from nanochat_pl.evaluation.exam import Score
 from nanochat_pl.evaluation.exam_scores import score_alone
 from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.tasks import ARC, GSM8K, HumanEval, SmolTalk, ToolSums
@@ -143,7 +144,7 @@ def test_what_the_tool_said_is_no_answer_of_the_assistant(world_base, monkeypatc
     gpt = ScriptedGPT({prompt[0]: script}, sequence_len=600)
     engine = Engine(gpt, TOKENIZER, calculate)
     engine.next_logits = None
-    (completion,) = engine.generate([prompt])
+    (completion,) = engine.generate([prompt], SamplingSettings(temperature=0))
     assert any(part["type"] == "python_output" for part in completion.parts)
     (record,) = chat_exam("world-sums", task, engine).examine([0])
     assert record.score == 0
