@@ -107,6 +107,8 @@ def run(argv: list[str]) -> int:
         return call(name, imported("nanochat_pl.commands.hf_core:hf_core"), args)
     if name == "fit":
         signals.listen()  # a stop signal during the imports below must not be lost, nor kill the run half-way
+    if name == "test":
+        signals.leave_at_once()  # what is done is kept as it goes, so a scheduler need not wait
     target = imported(verb.target)
     return target(args) if verb.parses_itself else call(name, target, args)
 

@@ -2,23 +2,28 @@
 
 A handler runs between any two instructions: inside the optimizer, inside a save, before torch is even imported. So it
 only notes the number, and the training loop looks at the next step boundary, where everything is consistent. The
-second Ctrl-C is obeyed at once. `listen` is called in the first lines of the program and again by the training loop,
-because Lightning puts its own handlers in place when it starts.
+second Ctrl-C is obeyed at once, except while a checkpoint is written. `listen` is called in the first lines of the
+program. A time limit is an alarm, and a file that asks for a stop is noted as if it were a signal: one road for all.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED, PREEMPTED = 130, 75
+STOP_FILE = 100  # no signal has this number; larger than all, so that a person's wish wins
 STOP_SIGNALS = tuple(
     number
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-    if (number := getattr(signal, name, None)) is not None  # SIGUSR1 does not exist on Windows
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGALRM")
+    if (number := getattr(signal, name, None)) is not None  # Windows lacks the last two
 )
 
 _received: list[int] = []
+_held: list[bool] = []
 
 
 def listen() -> None:
@@ -27,10 +32,37 @@ def listen() -> None:
         signal.signal(number, _note)
 
 
+def listen_until(seconds: float) -> None:
+    """Note a stop by the time limit when so many seconds have passed, at once if none is left."""
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+
+
+def note(number: int) -> None:
+    """Note a wish to stop that came in another way than as a signal."""
+    _received.append(number)
+
+
 def _note(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGINT and signal.SIGINT in _received:
+    if number == signal.SIGINT and signal.SIGINT in _received and not _held:
         raise KeyboardInterrupt
     _received.append(number)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Only note the second Ctrl-C too, for as long as something is written that must be finished."""
+    _held.append(True)
+    try:
+        yield
+    finally:
+        _held.pop()
+
+
+def leave_at_once() -> None:
+    """End the process at a scheduler's signal, as preempted: for verbs that keep what is done as they go."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, lambda number, frame: os._exit(PREEMPTED))
 
 
 def ignore_stop_signals() -> None:
@@ -47,10 +79,25 @@ def first_received() -> int:
 def forget() -> None:
     """Forget what was noted and give the signals their usual effect again."""
     _received.clear()
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def is_asked_by_a_person(number: int) -> bool:
+    """Tell whether somebody wants the run to end, rather than a scheduler or a clock to make room."""
+    return number in (signal.SIGINT, STOP_FILE)
+
+
 def exit_code(number: int) -> int:
     """Return the exit code that tells the caller why a run stopped: interrupted by a person, or preempted."""
-    return INTERRUPTED if number == signal.SIGINT else PREEMPTED
+    return INTERRUPTED if is_asked_by_a_person(number) else PREEMPTED
+
+
+def name_of(number: int) -> str:
+    """Return what a person calls the reason of a stop."""
+    if number == STOP_FILE:
+        return "the file STOP"
+    name = signal.Signals(number).name
+    return "the time limit" if name == "SIGALRM" else name

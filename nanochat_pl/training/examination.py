@@ -9,14 +9,18 @@ Every chunk goes to exactly one rank; nothing is repeated to make the ranks' sha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from nanochat_pl.evaluation.exam import Chunk, Exam, Score, chunks_of
 from nanochat_pl.evaluation.exam_scores import ExamScores, take
 from nanochat_pl.evaluation.record_files import RecordFiles
+from nanochat_pl.system import signals
 from nanochat_pl.system.errors import Failure
+from nanochat_pl.training.callbacks.cadence import agreed_stop
 
 
 class Examination:
@@ -86,8 +90,13 @@ class Examination:
             )
 
 
-def taken_now(exams: Sequence[Exam], rank: int, world_size: int, device: torch.device) -> list[Score]:
-    """Let the model as it is take exams, shared out over ranks; return the scores over all ranks."""
-    totals = ExamScores(exams).to(device)
-    take(exams, chunks_of(exams)[rank::world_size], totals)
-    return totals.scores()
+def taken_now(exams: Sequence[Exam], trainer: Trainer) -> list[Score] | None:
+    """Let the model as it is take exams, shared out over ranks.
+
+    Returns:
+        The scores over all ranks; None, on all ranks, if the run is to stop and they were broken off.
+    """
+    totals = ExamScores(exams).to(trainer.strategy.root_device)
+    mine = chunks_of(exams)[trainer.global_rank :: trainer.world_size]
+    take(exams, takewhile(lambda _: not signals.first_received(), mine), totals)
+    return None if agreed_stop(trainer) else totals.scores()

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import inspect
 import re
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -37,6 +40,7 @@ from nanochat_pl.training.callbacks.export import Export
 from nanochat_pl.training.callbacks.finite_guard import FiniteGuard
 from nanochat_pl.training.callbacks.fitting_rows import FittingRows
 from nanochat_pl.training.callbacks.manual_gc import ManualGC
+from nanochat_pl.training.callbacks.requeue import Requeue
 from nanochat_pl.training.callbacks.samples import Samples
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
 from nanochat_pl.training.callbacks.token_budget import TokenBudget
@@ -55,6 +59,7 @@ SECTIONS = {
     "core_metric": CoreMetric,
     "chat_metric": ChatMetric,
     "watchdog": Watchdog,
+    "requeue": Requeue,  # after those that give way to it
 }
 ALWAYS_ON = (TokenBudget, FittingRows, FiniteGuard, ManualGC, ExactResume, Export)
 OWN_PACKAGES = ("nanochat_pl", "lightning")
@@ -151,7 +156,9 @@ class StageCLI(LightningCLI):
         config = dict(self.config_init.trainer)
         log = TrainLog()
         refuse_what_is_derived(config)
+        self.config_init["requeue"].max_time_s = seconds_of(config["max_time"])
         config |= {
+            "max_time": None,  # Lightning would stop in the middle of a step, without a save
             "default_root_dir": str(self.run_dir),
             "precision": self.precision,
             "strategy": self._strategy(config),
@@ -161,7 +168,7 @@ class StageCLI(LightningCLI):
             "use_distributed_sampler": False,  # the data deals documents to ranks itself
             "enable_progress_bar": False,  # `loggers.Console` shows progress
             "enable_model_summary": False,
-            "plugins": [*(config["plugins"] or []), AtomicCheckpointIO()],
+            "plugins": [*(config["plugins"] or []), AtomicCheckpointIO(), *slurm_environment()],
             "callbacks": [
                 self.config_init.watchdog,
                 log,
@@ -174,9 +181,11 @@ class StageCLI(LightningCLI):
             "log_every_n_steps": config["log_every_n_steps"] or 10,
         }
         try:
-            return Trainer(**config | {"logger": self._loggers(config["logger"])})
-        except (MisconfigurationException, TypeError, ValueError) as error:
+            trainer = Trainer(**config | {"logger": self._loggers(config["logger"])})
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise BadInput(f"trainer: {' '.join(str(error).split())[:300]}") from error
+        leave_signals_alone(trainer)
+        return trainer
 
     def _strategy(self, trainer: dict[str, Any]) -> Strategy | str:
         """Return the strategy asked for; where none is, and there are several devices, `zero`.
@@ -261,6 +270,33 @@ class StageCLI(LightningCLI):
         self.parser.save(
             config, str(self.run_dir / "config.yaml"), skip_none=False, overwrite=True, multifile=False
         )
+
+
+def slurm_environment() -> list[SLURMEnvironment]:
+    """Return what tells Lightning of SLURM's ranks, without its requeueing, which saves in the middle of a step."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning from handling SIGTERM, with a broadcast in the middle of anything, and from asking the other
+    ranks in every micro-batch whether it came; `signals.py` and `Requeue` do it at the end of a step.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
+def seconds_of(max_time: str | dict[str, int] | timedelta | None) -> float | None:
+    """Return a limit of time in seconds.
+
+    Raises:
+        BadInput: it is no duration.
+    """
+    if max_time is None:
+        return None
+    try:
+        return Timer(max_time).time_remaining()
+    except (MisconfigurationException, TypeError) as error:
+        raise BadInput(f"trainer.max_time={max_time}: give DD:HH:MM:SS, such as 00:11:30:00") from error
 
 
 def refuse_foreign_classes(args: list[str]) -> None:

@@ -23,7 +23,7 @@ from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model import accounting
 from nanochat_pl.model.gpt import GPT
 from nanochat_pl.sandbox.calculator import calculate
-from nanochat_pl.system import signals
+from nanochat_pl.system import signals, slurm
 from nanochat_pl.system.environment import environment, record_start
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import append_json_line, move_aside
@@ -32,7 +32,7 @@ from nanochat_pl.system.paths import user_path
 from nanochat_pl.system.receipts import Receipt, newest_valid, receipts
 from nanochat_pl.system.run_lock import RunLock, hold_lock, lock_path
 from nanochat_pl.system.run_state import recorded
-from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
+from nanochat_pl.training.callbacks.requeue import Requeue
 from nanochat_pl.training.checkpoint_io import refuse_other_model, refuse_other_start, require_free_space
 from nanochat_pl.training.failures import explained
 from nanochat_pl.training.language_model import require_same_vocabulary
@@ -130,13 +130,14 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
         if meaning is error:
             raise
         raise meaning from error
-    stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, StepCheckpoint)).stopped_by
+    stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, Requeue)).stopped_by
     if stopped_by:
+        signals.ignore_stop_signals()  # what is said now is not to be lost either
+        saved = "state saved" if stage.trainer.global_step else "nothing to save yet"
         say(
-            f"stopped by {signal.Signals(stopped_by).name} at step {stage.trainer.global_step}, state saved; run again"
+            f"stopped by {signals.name_of(stopped_by)} at step {stage.trainer.global_step}, {saved}; run again"
         )
-        # Lightning's launcher takes any other rank's non-zero exit for a crash and kills the rest.
-        return signals.exit_code(stopped_by) if rank_zero_only.rank == 0 else 0
+        return signals.exit_code(stopped_by) if rank_zero_only.rank == 0 or slurm.current_job() else 0
     say(
         f"{stage.run} is finished: {stage.trainer.global_step} steps, artifact in {stage.run_dir / 'artifact'}"
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -18,7 +21,7 @@ def _usual_effect_afterwards():
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGALRM, 75)],
     ids=lambda value: str(value),
 )
 def test_a_signal_is_noted_and_has_an_exit_code(number, code):
@@ -40,3 +43,36 @@ def test_the_first_signal_decides():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
     assert signals.first_received() == signal.SIGTERM
+
+
+def test_while_something_is_written_the_second_interrupt_is_noted_too():
+    signals.listen()
+    with signals.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signals.first_received() == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_time_limit_is_noted_like_a_signal():
+    signals.listen()
+    signals.listen_until(-5)
+    deadline = time.monotonic() + 10
+    while not signals.first_received():
+        assert time.monotonic() < deadline
+    assert signals.name_of(signals.first_received()) == "the time limit"
+
+
+def test_a_file_is_a_person_s_wish():
+    signals.note(signals.STOP_FILE)
+    assert signals.exit_code(signals.first_received()) == 130
+    assert signals.name_of(signals.STOP_FILE) == "the file STOP"
+
+
+def test_a_verb_that_keeps_what_it_does_leaves_at_once_as_preempted():
+    code = (
+        "import os, signal, time; from nanochat_pl.system import signals; signals.leave_at_once()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\ntime.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 75

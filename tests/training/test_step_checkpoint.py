@@ -8,18 +8,11 @@ import pytest
 from lightning.pytorch import Callback
 from tiny_trainer import tiny_module, train
 
-from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.receipts import receipts
 from nanochat_pl.training import checkpoint_io
 from nanochat_pl.training.callbacks.cadence import is_due
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
-
-
-@pytest.fixture(autouse=True)
-def _signals_as_before():
-    yield
-    signals.forget()
 
 
 def saved_steps(folder) -> list[int]:
@@ -42,25 +35,6 @@ def test_switched_off_it_still_saves_the_end(tmp_path, never):
 def test_fewer_than_two_are_refused():
     with pytest.raises(BadInput, match="at least 2"):
         StepCheckpoint(keep=1)
-
-
-class Signal(Callback):
-    """Pretend that a stop signal came in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_backward(self, trainer, pl_module, loss):
-        if trainer.global_step == self.step:
-            signals._note(15, None)
-
-
-def test_signal_saves_at_the_end_of_the_step_it_came_in(tmp_path):
-    checkpoint = StepCheckpoint(every_n_steps=100)
-    trainer = train(tiny_module(steps=20, accumulation=2), tmp_path, checkpoint, Signal(4))
-    assert trainer.global_step == 5
-    assert saved_steps(tmp_path) == [5]
-    assert checkpoint.stopped_by == 15
 
 
 class FullDisk(Callback):

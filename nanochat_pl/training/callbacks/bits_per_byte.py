@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from nanochat_pl.evaluation.bits_per_byte import BitsPerByte
-from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+from nanochat_pl.system import signals
+from nanochat_pl.training.callbacks.cadence import Periodic, agreed_stop
 
 
-class ValidationBitsPerByte(Callback):
+class ValidationBitsPerByte(Periodic):
     """Log `val/bpb` before the first step, every so many steps and after the last.
 
     Args:
@@ -19,35 +18,32 @@ class ValidationBitsPerByte(Callback):
         tokens: validation tokens read each time, over all ranks.
     """
 
+    at_first = True
+
     def __init__(self, every_n_steps: int = 250, tokens: int = 20 * 524288) -> None:
-        self.every_n_steps, self.tokens = every_n_steps, tokens
+        super().__init__(every_n_steps)
+        self.tokens = tokens
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data how much to read; the `validate` verb reads the same rows."""
         if stage in ("fit", "validate"):
             trainer.datamodule.eval_tokens = self.tokens
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate the untrained model."""
-        if self.every_n_steps > 0 and trainer.global_step == 0:
-            self._evaluate(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Evaluate at the interval."""
-        if ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps):
-            self._evaluate(trainer, pl_module)
-
     @torch.no_grad()
-    def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
+    def act(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Evaluate."""
         metric = BitsPerByte(trainer.datamodule.tokenizer_on_disk.token_bytes).to(module.device)
         module.eval()
         with trainer.precision_plugin.val_step_context():
             for batch in trainer.datamodule.val_dataloader():
+                if signals.first_received():
+                    break
                 inputs, targets = batch.inputs.to(module.device), batch.targets.to(module.device)
                 metric.update(module.gpt.token_losses(inputs, targets), targets)
         module.train()
+        if agreed_stop(trainer):
+            return False
         value = float(metric.compute())
         for logger in trainer.loggers:
             logger.log_metrics({"val/bpb": value}, step=trainer.global_step)
+        return True

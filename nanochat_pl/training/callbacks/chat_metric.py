@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from nanochat_pl.evaluation.chat_tasks import Answering, ChatExam, chat_exam
 from nanochat_pl.evaluation.results import chat_metrics
@@ -16,14 +15,14 @@ from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.tasks.exams import CHATCORE_TASKS, chat_task
 from nanochat_pl.tokenizer.encoding import Tokenizer
-from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+from nanochat_pl.training.callbacks.cadence import Periodic
 from nanochat_pl.training.examination import taken_now
 from nanochat_pl.training.strategies import gpt_for_each_rank
 
 QUICK = ("ARC-Easy", "MMLU")  # one row of the network a question
 
 
-class ChatMetric(Callback):
+class ChatMetric(Periodic):
     """Log `chat/<task>` every so many steps and after the last; the verb `test` has these settings too.
 
     Args:
@@ -45,7 +44,8 @@ class ChatMetric(Callback):
         max_new_tokens: int = 512,
         rows: int = 32,
     ) -> None:
-        self.every_n_steps, self.max_problems, self.rows = every_n_steps, max_problems, rows
+        super().__init__(every_n_steps)
+        self.max_problems, self.rows = max_problems, rows
         self.tasks = tuple(CHATCORE_TASKS if tasks is None else tasks)
         self.training_tasks = tuple(QUICK if training_tasks is None else training_tasks)
         for key, names in (("tasks", self.tasks), ("training_tasks", self.training_tasks)):
@@ -58,20 +58,20 @@ class ChatMetric(Callback):
         if self.every_n_steps > 0:
             self._exams = self._opened(pl_module.gpt, trainer.datamodule.tokenizer_on_disk)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Examine at the interval."""
-        if ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps):
-            pl_module.eval()
-            gpt, exams = gpt_for_each_rank(pl_module), self._exams
-            if gpt is not pl_module.gpt:
-                exams = self._opened(gpt, trainer.datamodule.tokenizer_on_disk)
-            with torch.no_grad():
-                scores = taken_now(exams, trainer.global_rank, trainer.world_size, pl_module.device)
-            pl_module.train()
-            for logger in trainer.loggers:
-                logger.log_metrics(chat_metrics(scores), step=trainer.global_step)
+    @torch.no_grad()
+    def act(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Examine."""
+        module.eval()
+        gpt, exams = gpt_for_each_rank(module), self._exams
+        if gpt is not module.gpt:
+            exams = self._opened(gpt, trainer.datamodule.tokenizer_on_disk)
+        scores = taken_now(exams, trainer)
+        module.train()
+        if scores is None:
+            return False
+        for logger in trainer.loggers:
+            logger.log_metrics(chat_metrics(scores), step=trainer.global_step)
+        return True
 
     def _opened(self, gpt: GPT, tokenizer: Tokenizer) -> list[ChatExam]:
         engine = Engine(gpt, tokenizer, calculate, rows=self.rows)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from nanochat_pl.evaluation.core_bundle import Bundle, default_bundle, read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
@@ -15,12 +14,12 @@ from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.results import core_metrics
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.paths import user_path
-from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+from nanochat_pl.training.callbacks.cadence import Periodic
 from nanochat_pl.training.examination import taken_now
 from nanochat_pl.training.strategies import gpt_for_each_rank
 
 
-class CoreMetric(Callback):
+class CoreMetric(Periodic):
     """Log CORE, estimated from some items of each task, every so many steps and after the last.
 
     Args:
@@ -30,7 +29,8 @@ class CoreMetric(Callback):
     """
 
     def __init__(self, every_n_steps: int = 0, max_problems: int = 500, path: str | None = None) -> None:
-        self.every_n_steps, self.max_problems, self.path = every_n_steps, max_problems, path
+        super().__init__(every_n_steps)
+        self.max_problems, self.path = max_problems, path
         self._bundle: Bundle | None = None
 
     @property
@@ -47,22 +47,21 @@ class CoreMetric(Callback):
                 if trainer.is_global_zero:
                     print(f"warning: CORE is not measured in this run: {failure}", file=sys.stderr)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Examine at the interval."""
-        due = is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)
-        if self._bundle and ends_step(trainer) and due:
-            self._examine(trainer, pl_module, self._bundle)
+    def act(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Examine, if the tasks are here."""
+        return self._bundle is None or self._examine(trainer, module, self._bundle)
 
     @torch.no_grad()
-    def _examine(self, trainer: Trainer, module: LightningModule, bundle: Bundle) -> None:
+    def _examine(self, trainer: Trainer, module: LightningModule, bundle: Bundle) -> bool:
         module.eval()
         scorer = GPTScorer(gpt_for_each_rank(module), trainer.datamodule.tokenizer_on_disk)
         exams = core_exams(scorer, bundle, max_problems=self.max_problems)
         with trainer.precision_plugin.val_step_context():
-            scores = taken_now(exams, trainer.global_rank, trainer.world_size, module.device)
+            scores = taken_now(exams, trainer)
         module.train()
+        if scores is None:
+            return False
         metrics = core_metrics(scores, core_metric(scores, bundle))
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
+        return True

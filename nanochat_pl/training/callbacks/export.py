@@ -19,7 +19,7 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export on rank 0; also after a restart that found nothing left to train."""
-        if trainer.global_step < pl_module.plan.steps:
+        if trainer.global_step < pl_module.plan.steps or trainer.should_stop:
             return
         gpt = gpt_for_first_rank(pl_module, "cpu")
         if trainer.is_global_zero:

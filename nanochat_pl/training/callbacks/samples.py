@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from nanochat_pl.inference.sampling import complete
 from nanochat_pl.model.gpt import GPT
-from nanochat_pl.training.callbacks.cadence import ends_step, is_due
+from nanochat_pl.training.callbacks.cadence import Periodic
 from nanochat_pl.training.strategies import gpt_for_first_rank
 
 PROMPTS = (
@@ -24,7 +23,7 @@ PROMPTS = (
 )
 
 
-class Samples(Callback):
+class Samples(Periodic):
     """Continue a few prompts at temperature 0, on rank 0.
 
     Args:
@@ -36,21 +35,19 @@ class Samples(Callback):
     def __init__(
         self, every_n_steps: int = 2000, prompts: Sequence[str] | None = None, max_new_tokens: int = 16
     ) -> None:
-        self.every_n_steps, self.max_new_tokens = every_n_steps, max_new_tokens
+        super().__init__(every_n_steps)
+        self.max_new_tokens = max_new_tokens
         self.prompts = tuple(PROMPTS if prompts is None else prompts)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Sample at the interval and after the last step."""
-        if not (ends_step(trainer) and is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)):
-            return
-        gpt = gpt_for_first_rank(pl_module, pl_module.device)
+    def act(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Sample; it takes too short a time to be broken off."""
+        gpt = gpt_for_first_rank(module, module.device)
         if trainer.is_global_zero:
-            pl_module.eval()
+            module.eval()
             for prompt in self.prompts:
                 self._log(trainer, prompt, self._continue(trainer, gpt, prompt))
-            pl_module.train()
+            module.train()
+        return True
 
     def _continue(self, trainer: Trainer, gpt: GPT, prompt: str) -> str:
         tokenizer = trainer.datamodule.tokenizer_on_disk

@@ -1,11 +1,10 @@
-"""Save at optimizer-step boundaries: every so many steps, when asked to stop, and at the end."""
+"""Save at optimizer-step boundaries: every so many steps, when the run is about to stop, and at the end."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
@@ -25,7 +24,7 @@ FAILED_SAVES_ALLOWED = 3
 
 
 class StepCheckpoint(Checkpoint):
-    """Keep the newest checkpoints of a run, and turn a stop signal into a save and a clean stop.
+    """Keep the newest checkpoints of a run. It comes after all other callbacks, so that their state is the step's.
 
     Args:
         every_n_steps: optimizer steps between saves; 0 or -1 saves only when stopped and at the end.
@@ -36,7 +35,6 @@ class StepCheckpoint(Checkpoint):
         if keep < 2:
             raise BadInput(f"checkpoint.keep={keep}: at least 2 are kept, one to fall back to")
         self.every_n_steps, self.keep = every_n_steps, keep
-        self.stopped_by = 0
         self._last_saved = -1
         self._failed_saves = 0
 
@@ -50,45 +48,37 @@ class StepCheckpoint(Checkpoint):
         return Path(trainer.default_root_dir) / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the stop signals from Lightning, whose handlers act in the middle of a step."""
-        signals.listen()
-        self._last_saved = trainer.global_step  # a resumed run stands on a checkpoint of this very step
-        # Lightning otherwise broadcasts, and waits for, a flag in every micro-batch.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        """Know that a resumed run stands on a checkpoint of this very step."""
+        self._last_saved = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save or stop, if this micro-batch ended an optimizer step."""
+        """Save, if this micro-batch ended an optimizer step; a run that cannot save does not stop yet."""
         if not ends_step(trainer):
             return
-        self.stopped_by = _agreed_signal(trainer)
-        if self.stopped_by:
-            trainer.should_stop = True
-        finished = trainer.global_step == pl_module.plan.steps
-        if (
-            self.stopped_by
-            or finished
-            or is_due(self.every_n_steps, trainer.global_step, pl_module.plan.steps)
-        ):
-            self.save(trainer)
+        step, steps = trainer.global_step, pl_module.plan.steps
+        if trainer.should_stop or step == steps or is_due(self.every_n_steps, step, steps):
+            trainer.should_stop &= self.save(trainer)
 
-    def save(self, trainer: Trainer) -> None:
-        """Write the checkpoint of the current step unless it is there, then prune."""
+    def save(self, trainer: Trainer) -> bool:
+        """Write the checkpoint of the current step unless it is there, then prune; return whether it is there."""
         step = trainer.global_step
         if step == self._last_saved:
-            return
+            return True
         path = checkpoint_path(self.folder(trainer), step)
         if trainer.is_global_zero:
             make_room(path.parent)
-        trainer.save_checkpoint(path)
+        with signals.held():
+            trainer.save_checkpoint(path)
         if self._every_rank_knows_it_failed(trainer):
-            return
+            return False
         self._last_saved, self._failed_saves = step, 0
         if trainer.is_global_zero:
             point_last_at(path)
             for receipt in receipts(path.parent)[self.keep :]:
                 trainer.strategy.remove_checkpoint(receipt.path)
+        return True
 
     def _every_rank_knows_it_failed(self, trainer: Trainer) -> bool:
         """Count a failed save on all ranks alike; give up after the third in a row."""
@@ -106,12 +96,3 @@ class StepCheckpoint(Checkpoint):
             )
         rank_zero_warn(f"checkpoint not saved ({error}); training goes on, the older ones are intact")
         return True
-
-
-def _agreed_signal(trainer: Trainer) -> int:
-    """Return the largest signal number any rank has noted, the same on every rank."""
-    noted = signals.first_received()
-    if trainer.world_size == 1:
-        return noted
-    agreed = torch.tensor(noted, device=trainer.strategy.root_device)
-    return int(trainer.strategy.reduce(agreed, reduce_op="max"))

@@ -18,15 +18,17 @@ class TokenBudget(Callback):
             return
         plan = pl_module.plan
         trainer.accumulate_grad_batches = plan.accumulation
-        trainer.fit_loop.epoch_loop.max_steps = plan.steps
+        # One more until training starts: a run stopped behind its last step begins too, for what it has still to do.
+        trainer.fit_loop.epoch_loop.max_steps = plan.steps + 1
         if trainer.is_global_zero:
             write_json(Path(trainer.default_root_dir) / "plan.json", plan.to_dict())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a resumed run begin at a step's first micro-batch, though their number a step may have changed since."""
+        loop = trainer.fit_loop.epoch_loop
+        loop.max_steps = pl_module.plan.steps
         if trainer.global_step == 0:
             return
-        loop = trainer.fit_loop.epoch_loop
         current = loop.batch_progress.current
         current.ready = current.started = current.processed = (
             trainer.global_step * pl_module.plan.accumulation
