@@ -1,0 +1,126 @@
+# shellcheck shell=bash
+# What the jobs of train.sbatch, pipeline.sbatch and sweep.sbatch have in common. `site.sh` sets the capitals.
+#
+#     exit code of a verb      what the job does
+#     0                        ends
+#     2 bad input              ends: the same input would be as bad again
+#     130 a person's wish      ends; submit it again to continue
+#     75 stopped in order      back into the queue, at most MAX_RESTARTS times (`fit` has done it, where it could)
+#     others: a crash          back into the queue, at most MAX_CRASHES times in a row
+
+# Settle where things are, and that nothing tries the network.
+enter() {
+    cd "$ROOT" || exit 1
+    if [[ -n "$MODULES" ]]; then
+        # shellcheck disable=SC2086  # several modules, separated by spaces
+        module load $MODULES
+    fi
+    PYTHON="$VENV/bin/python"
+    [[ -x "$PYTHON" ]] || refuse "$ROOT/$PYTHON: there is no such program" "On the login node: scripts/setup_environment.sh"
+    export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 WANDB_MODE=offline
+    export HF_HOME="$NANOCHAT_BASE_DIR/huggingface"
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
+    if [[ -n "${SLURM_JOB_ID:-}" ]]; then
+        export TMPDIR="$NANOCHAT_BASE_DIR/tmp/$SLURM_JOB_ID"
+        mkdir -p "$TMPDIR"
+        trap 'rm -rf "$TMPDIR"' EXIT
+        # Another port at each start: one that is taken must not be taken again.
+        export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 13 + ${SLURM_RESTART_COUNT:-0} * 7) % 20000))
+    fi
+}
+
+# Print an error and what to do, and end for good: refuse PROBLEM REMEDY
+refuse() {
+    printf 'error: %s\n%s\n' "$1" "$2" >&2
+    exit 2
+}
+
+# Print the stage's file given to a script: stage_file SCRIPT [FILE]
+stage_file() {
+    [[ -f "${2:-}" ]] || refuse "$1: ${2:-nothing} is no stage's file" "sbatch $RENDERED/$1 configs/d20_base.yaml"
+    echo "$2"
+}
+
+nanochat() { "$PYTHON" cli.py "$@"; }
+
+# One process on each task of the job.
+nanochat_on_all_tasks() {
+    srun --kill-on-bad-exit=1 "$PYTHON" cli.py "$@" \
+        --trainer.devices "${SLURM_NTASKS_PER_NODE:-1}" --trainer.num_nodes "${SLURM_JOB_NUM_NODES:-1}"
+}
+
+# Verify everything that stages need, at a job's first start: check_data CONFIG…
+check_data() {
+    [[ "${SLURM_RESTART_COUNT:-0}" == 0 ]] || return 0
+    local config
+    for config in "$@"; do
+        nanochat data check --for "$config" || exit $?
+    done
+}
+
+# Train a stage until it is finished: train CONFIG [OPTION…]
+train() {
+    nanochat_on_all_tasks fit --config "$1" ${OVERLAY:+--config "$OVERLAY"} "${@:2}" \
+        --requeue.max_restarts "$MAX_RESTARTS" || conclude $?
+    rm -f "$(crash_file)"
+}
+
+# Take a stage's whole evaluation: examine CONFIG. What is missing would be missing again, so 1 is the end too.
+examine() {
+    local code=0
+    nanochat_on_all_tasks test --config "$1" ${OVERLAY:+--config "$OVERLAY"} || code=$?
+    [[ $code == 0 || $code == 1 ]] && touch "$(tested_file "$(stage_of "$1")")"
+    [[ $code == 0 ]] && return
+    [[ $code == 1 ]] && exit 1
+    conclude $code
+}
+
+stage_of() { basename "$1" .yaml | sed "s/^${SIZE}_//"; }
+
+tested_file() { echo "$NANOCHAT_BASE_DIR/runs/.${SIZE}_$1.tested"; }
+
+# End the job as the exit code of a verb says.
+conclude() {
+    case "$1" in
+        2 | 130) ;;
+        75)
+            rm -f "$(crash_file)"
+            run_again "stopped in order"
+            ;;
+        *)
+            local crashes
+            crashes=$(($(cat "$(crash_file)" 2> /dev/null || echo 0) + 1))
+            echo "$crashes" > "$(crash_file)"
+            if ((crashes > MAX_CRASHES)); then
+                echo "ended with $1 for the ${crashes}th time in a row; not put back into the queue" >&2
+            else
+                run_again "ended with $1, crash $crashes of $MAX_CRASHES"
+            fi
+            ;;
+    esac
+    exit "$1"
+}
+
+crash_file() { echo "$LOGS/.crashes-${SLURM_JOB_ID:-none}"; }
+
+# Put this job back into the queue, unless something has done so already: run_again REASON
+run_again() {
+    local job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+    job="${job:-$SLURM_JOB_ID}"
+    [[ "$(scontrol --oneliner show job "$job" 2> /dev/null)" == *JobState=RUNNING* ]] || return 0
+    if ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
+        echo "job $job: $1; it was restarted $SLURM_RESTART_COUNT times, which is the limit" >&2
+        return 0
+    fi
+    echo "job $job: $1; back into the queue" >&2
+    scontrol requeue "$job" || true
+}
+
+# Run a command that is to know nothing of this job, such as one that submits another.
+without_this_job() {
+    local name names=()
+    for name in $(compgen -v SLURM_); do
+        [[ "$name" == SLURM_CONF ]] || names+=(-u "$name")
+    done
+    env "${names[@]}" "$@"
+}
