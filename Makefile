@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 RUST_SOURCES := $(wildcard rustbpe/src/*.rs) rustbpe/Cargo.toml rustbpe/Cargo.lock
-PACKAGE := nanochat_pl tests benchmarks cli.py
+PACKAGE := nanochat_pl tests benchmarks scripts slurm cli.py
 CRATE := --manifest-path rustbpe/Cargo.toml
 
-.PHONY: demo demo-controls test test-slow lint bench lock install clean
+.PHONY: demo demo-controls test test-slow test-slurm chaos lint bench lock install clean
 
 demo: install
 	$(BIN)/python cli.py demo
@@ -24,6 +24,19 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not multi_gpu" --timeout 3600
+
+# A real SLURM of one node, from Debian's packages; the tutorial's commands run in it too.
+test-slurm: install
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "SLURM's tests need root on Debian or Ubuntu; skipped"; \
+	else \
+		command -v srun >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm munge shellcheck; } && \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm or not slurm" tests/slurm; \
+	fi
+
+# Two ranks, 2,000 steps, a hundred misfortunes; prints one line of JSON.
+chaos: install
+	PYTHONPATH=. $(BIN)/python tests/chaos.py
 
 lint: install
 	$(BIN)/ruff format --check $(PACKAGE)

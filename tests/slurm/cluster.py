@@ -86,8 +86,8 @@ class Cluster:
             wait_for(lambda: ask("munge", "-n") != "", 20, "munge")
 
     def _daemon(self, *command: str) -> None:
-        log = (self.folder / f"{command[0]}.out").open("w")
-        self._started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        with (self.folder / f"{command[0]}.out").open("w") as log:
+            self._started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
 
     def stop(self) -> None:
         """Cancel what runs, and end the daemons."""
