@@ -1,4 +1,4 @@
-"""A run that meets a hundred misfortunes, and what becomes of it: `make chaos`, or `PYTHONPATH=. python tests/chaos.py --faults 20`.
+"""A run that meets a hundred misfortunes, and what becomes of it: `make chaos`, or `tests/chaos.py --faults 20`.
 
 Two ranks train a tiny model. The supervisor does what a batch script does and no more: a start that ended with 75 or
 crashed is started again with the same command. An undisturbed run, on the same texts, with the same damaged shard and

@@ -19,7 +19,7 @@ from nanochat_pl.training.checkpoint_io import newest_valid, receipts
 PHASES = ("forward", "backward", "save", "validation", "loader", "start-up")
 NUMBERS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 EVERY_SAVE, EVERY_LOOK = 4, 6
-DEADLOCK_S = 240.0
+DEADLOCK_S = 1200.0
 
 
 class Interrupted:
