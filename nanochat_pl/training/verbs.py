@@ -131,7 +131,7 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
             raise
         raise meaning from error
     stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, Requeue)).stopped_by
-    if stopped_by:
+    if stopped_by and stage.trainer.should_stop:
         signals.ignore_stop_signals()  # what is said now is not to be lost either
         saved = "state saved" if stage.trainer.global_step else "nothing to save yet"
         say(
