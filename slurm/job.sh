@@ -5,7 +5,7 @@
 #     0                        ends
 #     2 bad input              ends: the same input would be as bad again
 #     130 a person's wish      ends; submit it again to continue
-#     75 stopped in order      back into the queue, at most MAX_RESTARTS times (`fit` has done it, where it could)
+#     75 run again             back into the queue, at most MAX_RESTARTS times (`fit` has done it, where it could)
 #     others: a crash          back into the queue, at most MAX_CRASHES times in a row
 
 # Settle where things are, and that nothing tries the network.
@@ -85,7 +85,7 @@ conclude() {
         2 | 130) ;;
         75)
             rm -f "$(crash_file)"
-            run_again "stopped in order"
+            run_again "asks to be run again"
             ;;
         *)
             local crashes

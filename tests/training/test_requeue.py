@@ -79,7 +79,11 @@ def test_file_stop_is_obeyed_and_the_next_start_removes_it(tmp_path, monkeypatch
     assert (tmp_path / "STOP").exists()
     signals.forget()
     resumed = train(
-        tiny_module(6), tmp_path, Requeue(), StepCheckpoint(), resume=tmp_path / "checkpoints" / "last.ckpt"
+        tiny_module(6),
+        tmp_path,
+        Requeue(),
+        StepCheckpoint(),
+        ckpt_path=tmp_path / "checkpoints" / "last.ckpt",
     )
     assert resumed.global_step == 6
     assert not (tmp_path / "STOP").exists()
@@ -146,7 +150,7 @@ def test_look_that_gave_way_is_made_up_for_when_the_run_continues(tmp_path, step
     signals.forget()
     resume = checkpoint_path(tmp_path / "checkpoints", step) if step else None
     second = Look(3)
-    trainer = train(tiny_module(7), tmp_path, second, Requeue(), StepCheckpoint(), resume=resume)
+    trainer = train(tiny_module(7), tmp_path, second, Requeue(), StepCheckpoint(), ckpt_path=resume)
     assert trainer.global_step == 7
     assert first.seen + second.seen == [0, 3, 6, 7]
 
@@ -160,7 +164,7 @@ def test_resumed_run_does_not_look_twice(tmp_path):
         again,
         Requeue(),
         StepCheckpoint(),
-        resume=checkpoint_path(tmp_path / "checkpoints", 6),
+        ckpt_path=checkpoint_path(tmp_path / "checkpoints", 6),
     )
     assert again.seen == [7]
 

@@ -6,7 +6,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from nanochat_pl.evaluation.bits_per_byte import BitsPerByte
-from nanochat_pl.system import signals
 from nanochat_pl.training.callbacks.cadence import Periodic, agreed_stop
 
 
@@ -34,14 +33,15 @@ class ValidationBitsPerByte(Periodic):
         """Evaluate."""
         metric = BitsPerByte(trainer.datamodule.tokenizer_on_disk.token_bytes).to(module.device)
         module.eval()
+        stopped = False
         with trainer.precision_plugin.val_step_context():
             for batch in trainer.datamodule.val_dataloader():
-                if signals.first_received():
+                if stopped := bool(agreed_stop(trainer)):  # together: a sharded network needs every rank
                     break
                 inputs, targets = batch.inputs.to(module.device), batch.targets.to(module.device)
                 metric.update(module.gpt.token_losses(inputs, targets), targets)
         module.train()
-        if agreed_stop(trainer):
+        if stopped:
             return False
         value = float(metric.compute())
         for logger in trainer.loggers:
