@@ -28,8 +28,8 @@ from tiny_stage import VOCAB_SIZE, TinyStage
 from nanochat_pl.commands import tokenizer
 from nanochat_pl.system.corpus import write_corpus
 from nanochat_pl.system.paths import corpus_dir
+from nanochat_pl.system.receipts import receipts
 from nanochat_pl.tasks import world as worlds
-from nanochat_pl.training.checkpoint_io import receipts
 
 SHARES = {  # how often each misfortune comes, of a hundred
     "kill": 14,

@@ -20,8 +20,8 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from nanochat_pl.system.receipts import receipts
 from nanochat_pl.training import checkpoint_io
-from nanochat_pl.training.checkpoint_io import receipts
 
 DAY_S = 86400.0
 DELAYS_S = {"forward": 0.004, "backward": 0.004, "save": 0.002, "validation": 0.03, "loader": 0.01}

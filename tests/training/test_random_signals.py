@@ -14,7 +14,7 @@ from forked_ranks import Server
 from tiny_stage import TinyStage
 
 from nanochat_pl.system import signals
-from nanochat_pl.training.checkpoint_io import newest_valid, receipts
+from nanochat_pl.system.receipts import newest_valid, receipts
 
 PHASES = ("forward", "backward", "save", "validation", "loader", "start-up")
 NUMBERS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)

@@ -15,10 +15,10 @@ from tiny_trainer import tiny_module, train
 
 from nanochat_pl.system import signals, slurm
 from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.receipts import checkpoint_path, receipts
 from nanochat_pl.training.callbacks.cadence import Periodic, agreed_stop
 from nanochat_pl.training.callbacks.requeue import Requeue
 from nanochat_pl.training.callbacks.step_checkpoint import StepCheckpoint
-from nanochat_pl.training.checkpoint_io import checkpoint_path, receipts
 from nanochat_pl.training.lightning_cli import seconds_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
