@@ -134,7 +134,13 @@ def release(job: str) -> None:
         ask("scontrol", "update", f"jobid={job}", "starttime=now")
 
 
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+
+
 def ended(job: str) -> bool:
     """Tell whether a job is over for good; one that waits after a requeue is told to start."""
     release(job)
-    return state(job) in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+    if state(job) not in FINAL:
+        return False
+    time.sleep(1.0)  # a job that is being requeued shows its former end for a moment
+    return state(job) in FINAL

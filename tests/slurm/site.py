@@ -117,10 +117,10 @@ def processes_of(run: str) -> list[int]:
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            of_srun = b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes()
+            above = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if b"cli.py" in words and run.encode() in words and of_srun:
+        if b"cli.py" in words and run.encode() in words and above[0].endswith(b"bash"):
             found.append(int(folder.name))
     return found
 

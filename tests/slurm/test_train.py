@@ -127,3 +127,23 @@ def test_crashes_are_retried_as_often_as_the_site_says(site, long_stage):
     site.render()
     assert (state(job), facts(job)["Restarts"]) == ("FAILED", "1"), site.log(job)
     assert "not put back into the queue" in site.log(job)
+
+
+def test_job_that_nobody_warns_stops_before_its_time_limit(site, long_stage):
+    options = ("--time=2", "--signal=CONT@1")
+    job = site.submit(
+        "train.sbatch",
+        str(long_stage.config),
+        "--run",
+        "late",
+        *OPTIONS,
+        "--requeue.margin_s",
+        "85",
+        options=options,
+    )
+    wait_for(lambda: facts(job).get("Restarts") == "1", PATIENCE_S, "the requeue")
+    ask("scontrol", "update", f"jobid={job}", "timelimit=60")
+    wait_for(lambda: ended(job), PATIENCE_S, "the end")
+    assert state(job) == "COMPLETED", site.log(job)
+    assert "stopped by the time limit" in site.log(job)
+    assert long_stage.weights("late") == long_stage.weights("unbroken")
