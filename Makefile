@@ -31,7 +31,7 @@ test-slurm: install
 		echo "SLURM's tests need root on Debian or Ubuntu; skipped"; \
 	else \
 		command -v srun >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm munge shellcheck; } && \
-		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm or not slurm" tests/slurm; \
+		REQUIRE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm or not slurm" tests/slurm; \
 	fi
 
 # Two ranks, 2,000 steps, a hundred misfortunes; prints one line of JSON.

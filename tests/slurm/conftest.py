@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ def cluster():
     """SLURM's daemons, for as long as tests run."""
     reason = is_missing()
     if reason:
-        pytest.skip(reason)
+        (pytest.fail if "REQUIRE_SLURM" in os.environ else pytest.skip)(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path: sockets lie in it
     cluster = Cluster(folder)
     try:
