@@ -90,13 +90,13 @@ def disturb(road: Site, jobs: dict[str, str], draw: random.Random, count: int) -
     wait_for(is_there, PATIENCE_S, "a stage to train")
     assert "now" in goal, "the road was over before it was disturbed often enough"
     part, job = goal["now"], jobs[goal["now"]]
+    before = int(facts(job)["Restarts"])
     if count % 3 == 0:
         os.kill(processes_of(str(road.configs / f"demo_{part}.yaml"))[0], signal.SIGKILL)
     elif count % 3 == 1:
         ask("scancel", "--signal=USR1", job)
     else:
         ask("scontrol", "requeue", job)
-    before = int(facts(job)["Restarts"])
     wait_for(lambda: int(facts(job)["Restarts"]) > before, PATIENCE_S, f"the requeue of {part}")
     return part
 
