@@ -131,8 +131,8 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
             raise
         raise meaning from error
     stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, Requeue)).stopped_by
+    signals.ignore_stop_signals()  # all is saved: what comes now would only spoil the exit code
     if stopped_by and stage.trainer.should_stop:
-        signals.ignore_stop_signals()  # what is said now is not to be lost either
         saved = "state saved" if stage.trainer.global_step else "nothing to save yet"
         say(
             f"stopped by {signals.name_of(stopped_by)} at step {stage.trainer.global_step}, {saved}; run again"

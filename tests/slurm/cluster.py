@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 CONFIGURATION = """\
@@ -129,9 +130,16 @@ def state(job: str) -> str:
 
 
 def release(job: str) -> None:
-    """Let a requeued job start now; SLURM would have it wait for two minutes."""
-    if state(job) == "PENDING":
-        ask("scontrol", "update", f"jobid={job}", "starttime=now")
+    """Let a requeued job start soon; SLURM would have it wait for two minutes.
+
+    Not at once: a node that has just killed a job refuses to launch it again within the same second.
+    """
+    known = facts(job)
+    begins = known.get("StartTime", "Unknown")
+    if known.get("JobState") != "PENDING" or begins in ("Unknown", "N/A"):
+        return
+    if datetime.fromisoformat(begins) - datetime.now() > timedelta(seconds=5):
+        ask("scontrol", "update", f"jobid={job}", "starttime=now+2")
 
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")

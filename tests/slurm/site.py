@@ -111,7 +111,7 @@ class Site:
 
 
 def processes_of(run: str) -> list[int]:
-    """Return the process ids of the ranks of a run."""
+    """Return the process ids of the ranks of a run, without their loaders, `srun` and shells."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -120,7 +120,7 @@ def processes_of(run: str) -> list[int]:
             above = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if b"cli.py" in words and run.encode() in words and above[0].endswith(b"bash"):
+        if words[0].endswith(b"python") and run.encode() in words and above[0].endswith(b"bash"):
             found.append(int(folder.name))
     return found
 
