@@ -38,6 +38,10 @@ def wait_for_step(stage, run, job, step):
     wait_for(is_there, PATIENCE_S, f"step {step}")
 
 
+def restarts(job):
+    return int(facts(job).get("Restarts", "-1"))
+
+
 def kill_a_rank(job, run):
     os.kill(random.choice(processes_of(run)), signal.SIGKILL)
 
@@ -53,17 +57,17 @@ def requeue(job, run):
 def test_twenty_requeues_in_a_row_change_nothing(site, long_stage):
     run = "requeued"
     job = site.submit("train.sbatch", str(long_stage.config), "--run", run, *OPTIONS)
-    for count, stop in zip(range(REQUEUES), cycle((warn, requeue, kill_a_rank))):
+    for stop in cycle((warn, requeue, kill_a_rank)):
+        before = restarts(job)
+        if before >= REQUEUES:
+            break
         wait_for_step(long_stage, run, job, long_stage.logged_steps(run) + random.randint(2, 12))
         stop(job, run)
-        wait_for(
-            lambda count=count: facts(job).get("Restarts") == str(count + 1),
-            PATIENCE_S,
-            f"requeue {count + 1}",
-        )
+        wait_for(lambda before=before: restarts(job) > before, PATIENCE_S, f"requeue {before + 1}")
     wait_for(lambda: ended(job), PATIENCE_S, "the end")
     assert state(job) == "COMPLETED", site.log(job)
-    assert facts(job)["Restarts"] == str(REQUEUES)
+    # Released early, a start can meet the `srun` of the one before, which ends the step of its number: one more.
+    assert REQUEUES <= restarts(job) <= REQUEUES + 2
     assert long_stage.losses(run) == long_stage.losses("unbroken")
     assert long_stage.weights(run) == long_stage.weights("unbroken")
     repeated = [losses for losses in long_stage.all_losses(run).values() if len(losses) > 1]
