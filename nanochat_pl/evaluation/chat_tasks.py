@@ -16,7 +16,15 @@ from collections.abc import Sequence
 from math import comb
 from typing import NamedTuple
 
-from nanochat_pl.evaluation.exam import Estimate, Exam, ItemRecord, Score, mean_centred, prompt_hash
+from nanochat_pl.evaluation.exam import (
+    Estimate,
+    Exam,
+    ItemRecord,
+    Score,
+    mean_centred,
+    prompt_hash,
+    require_problems,
+)
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.system.errors import BadInput, Failure
@@ -49,12 +57,24 @@ class Answering(NamedTuple):
 
     def require_sense(self) -> None:
         """Raise BadInput where the numbers contradict each other."""
+        if self.samples < 1:
+            raise BadInput(f"num_samples={self.samples} leaves no answer; give 1 or more")
         if not 1 <= self.pass_at <= self.samples:
             raise BadInput(f"pass_at={self.pass_at} is not between 1 and num_samples={self.samples}")
         if self.samples > 1 and not self.temperature > 0:
             raise BadInput(
                 f"num_samples={self.samples} at temperature 0 are all the same; add --temperature 1"
             )
+
+    @property
+    def variant(self) -> str:
+        """Return what sets scores apart from those of one likeliest answer, such as `+pass@4of8+temperature0.8`."""
+        if not self.temperature > 0:
+            return ""
+        several = f"+pass@{self.pass_at}of{self.samples}" if self.samples > 1 else ""
+        return f"{several}+temperature{self.temperature:g}" + (
+            f"+top_k{self.top_k or 'all'}" if self.top_k != Answering().top_k else ""
+        )
 
     def settings(self, index: int, sample: int) -> SamplingSettings:
         """Return the settings of one answer; they do not depend on what else is asked."""
@@ -77,8 +97,7 @@ class ChatExam(Exam):
     """
 
     def __init__(self, name: str, task: Task, engine: Engine, max_problems: int | None = None) -> None:
-        if max_problems is not None and max_problems < 1:
-            raise BadInput(f"max_problems={max_problems} leaves no item; give 1 or more, or leave it out")
+        require_problems(max_problems)
         task.require_marking()
         self.name, self.baseline = f"chat/{name}", task.chance
         self.task, self.engine = task, engine
@@ -136,7 +155,7 @@ class Categorical(ChatExam):
 
 
 class Generative(ChatExam):
-    """Questions answered in writing, once or several times.
+    """Questions answered in writing, once or several times; answers that were drawn are a score of another name.
 
     Args:
         name: see `ChatExam`.
@@ -152,6 +171,7 @@ class Generative(ChatExam):
         super().__init__(name, task, engine, max_problems)
         answering.require_sense()
         self.answering = answering
+        self.name += answering.variant
         self.facts |= {"answering": answering._asdict()}
 
     def examine(self, indices: Sequence[int]) -> list[ItemRecord]:

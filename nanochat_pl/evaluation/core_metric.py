@@ -26,7 +26,14 @@ from nanochat_pl.evaluation.core_prompts import (
     item_order,
     render_prompts,
 )
-from nanochat_pl.evaluation.exam import Exam, ItemRecord, Score, mean_centred, prompt_hash
+from nanochat_pl.evaluation.exam import (
+    Exam,
+    ItemRecord,
+    Score,
+    mean_centred,
+    prompt_hash,
+    require_problems,
+)
 from nanochat_pl.evaluation.likelihood import Likelihood, Scorer
 from nanochat_pl.evaluation.prompt_ids import encode_once
 from nanochat_pl.evaluation.row_plan import Continuation
@@ -138,8 +145,7 @@ def core_exams(
     Raises:
         BadInput: fewer than one problem, or too few to draw shots from.
     """
-    if max_problems is not None and max_problems < 1:
-        raise BadInput(f"max_problems={max_problems} is below 1; give 1 or more, or leave it out for all")
+    require_problems(max_problems)
     exams = []
     for task in bundle.tasks:
         total = len(task.items)

@@ -157,6 +157,12 @@ def chosen(option: str | None, usual: Sequence[str], known: Sequence[str]) -> li
     return list(dict.fromkeys(names))
 
 
+def require_problems(max_problems: int | None) -> None:
+    """Raise BadInput where a limit leaves no item."""
+    if max_problems is not None and max_problems < 1:
+        raise BadInput(f"max_problems={max_problems} leaves no item; give 1 or more, or leave it out for all")
+
+
 def prompt_hash(asked: Any) -> str:
     """Return 16 hex digits for what was asked: text, ids, or lists of them."""
     return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:16]

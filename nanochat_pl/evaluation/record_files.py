@@ -36,7 +36,7 @@ class RecordFiles:
         for path in sorted(self._parts(exam)):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 record = _parsed(line)
-                if record and record.index < len(exam):
+                if record and 0 <= record.index < len(exam):
                     records[record.index] = record
         return records
 
@@ -54,7 +54,7 @@ class RecordFiles:
         write_text(self.folder / f"{_stem(exam)}.jsonl", "".join(map(_line, records)))
         mine = set(self._parts(exam))
         for path in self._progress.glob(f"{_stem(exam)}.*.jsonl"):
-            if path not in mine and path.name.count(".") == 3:
+            if path not in mine and path.name.count(".") == _stem(exam).count(".") + 3:
                 path.unlink(missing_ok=True)
         return records
 
@@ -84,11 +84,13 @@ def _line(record: ItemRecord) -> str:
 
 
 def _parsed(line: str) -> ItemRecord | None:
-    """Return the record in a line, None where the line is torn."""
+    """Return the record in a line, None where the line is torn or somebody has altered it."""
     try:
-        return ItemRecord(**json.loads(line))
+        record = ItemRecord(**json.loads(line))
     except (ValueError, TypeError):
         return None
+    is_whole = isinstance(record.index, int) and isinstance(record.cropped, int)
+    return record if is_whole and isinstance(record.score, int | float) and 0 <= record.score <= 1 else None
 
 
 def _ends_line(path: Path) -> bool:

@@ -19,6 +19,7 @@ from nanochat_pl.report.runs import STAGES, Run
 CHAT_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")  # those of ChatCORE
 ABOUT_THE_WHOLE = ("metric", "metric_se", "partial", "partial_se")
 PARTS = ("_se", "_n", "_centred")
+OTHER_SHOTS = "core/reference_shots"  # a line that is there for comparison with nanochat's evaluator only
 
 
 class Score(NamedTuple):
@@ -85,7 +86,7 @@ def core_scores(run: Run) -> dict[str, Score]:
 
 
 def _of_last_step(run: Run, family: str) -> list[Record]:
-    records = run.metrics[family].records
+    records = [record for record in run.metrics[family].records if not record.facts.get(OTHER_SHOTS)]
     last = max((record.number("step") or 0 for record in records), default=0)
     return [record for record in records if (record.number("step") or 0) == last]
 

@@ -65,7 +65,11 @@ def nearest(wrong: str, known: Iterable[str]) -> str | None:
         return matches[0]
     if matches := get_close_matches(leaf.removeprefix("--"), leaves, n=1, cutoff=SIMILAR_ENOUGH):
         return f"{head}{dot}{matches[0]}" if dot else leaves[matches[0]]
-    return next(iter(get_close_matches(wrong, names, n=1, cutoff=SIMILAR_ENOUGH)), None)
+    if matches := get_close_matches(wrong, names, n=1, cutoff=SIMILAR_ENOUGH):
+        return matches[0]
+    in_small_letters = {name.lower(): name for name in names}
+    matches = get_close_matches(wrong.lower(), in_small_letters, n=1, cutoff=SIMILAR_ENOUGH)
+    return in_small_letters[matches[0]] if matches else None
 
 
 def _essence(message: str) -> str:

@@ -16,31 +16,35 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.artifacts import is_artifact
-from nanochat_pl.evaluation.chat_tasks import chat_exam
+from nanochat_pl.evaluation.chat_tasks import Answering, chat_exam
 from nanochat_pl.evaluation.core_bundle import Bundle, read_bundle
 from nanochat_pl.evaluation.core_metric import core_exams, core_metric
-from nanochat_pl.evaluation.exam import Exam, Score, chosen
+from nanochat_pl.evaluation.exam import Exam, Score, chosen, require_problems
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.record_files import RecordFiles
 from nanochat_pl.evaluation.results import chat_metrics, chat_summary, core_metrics, core_summary, score_table
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.sandbox.calculator import calculate
-from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.run_lock import hold_lock
+from nanochat_pl.system.verb_options import VERB_OPTIONS
 from nanochat_pl.tasks.exams import CHAT_TASKS, chat_task
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
-from nanochat_pl.training.verbs import Loaded, built, load_model, say
+from nanochat_pl.training.verbs import Loaded, built, interruptible, load_model, say
 
 BITS_PER_BYTE, SAMPLES = "bits_per_byte", "samples"
+OF_BASE = ("reference_shots",)
+OF_CHAT = ("num_samples", "pass_at", "temperature", "top_k", "unsafe_code")
 
 
 def test(args: list[str]) -> int:
     """Measure a stage's model and print what it scores; 1 where something it takes is missing."""
     stage = built("test", args)
+    _refuse_what_does_not_apply(stage)
     _find_tokenizer(stage)
     loaded = load_model(stage)
     say(f"{stage.run} step {loaded.step}; precision {stage.precision}: {stage.precision_reason}")
@@ -49,6 +53,26 @@ def test(args: list[str]) -> int:
     for sentence in missing:
         say(f"missing: {sentence}")
     return 1 if missing else 0
+
+
+def _refuse_what_does_not_apply(stage: StageCLI) -> None:
+    """Refuse what would be passed over in silence, and what is wrong whatever the model is.
+
+    Raises:
+        BadInput: an option belongs to the other kind of stage, or a number is out of range.
+    """
+    is_chat = stage.datamodule.is_chat
+    for option in OF_BASE if is_chat else OF_CHAT:
+        usual = VERB_OPTIONS["test"][f"--{option}"].get("default")
+        if (stage.config[option] or None) != (usual or None):
+            raise BadInput(
+                f"--{option} does not apply: {stage.config.config[0]} is a {'chat' if is_chat else 'base'} stage, "
+                f"and it is about {'CORE of a base stage' if is_chat else 'written answers of a chat stage'}"
+            )
+    _answering(stage).require_sense()
+    require_problems(stage.config.max_problems)
+    if is_chat:
+        chosen(stage.config.tasks, stage.config_init.chat_metric.tasks, tuple(CHAT_TASKS))
 
 
 def _find_tokenizer(stage: StageCLI) -> None:
@@ -68,14 +92,7 @@ def _lock(stage: StageCLI) -> AbstractContextManager:
 
 def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
     """Ask every chat task; return what is missing."""
-    config, metric = stage.config, stage.config_init.chat_metric
-    answering = metric.answering._replace(
-        samples=config.num_samples,
-        pass_at=config.pass_at or config.num_samples,
-        temperature=config.temperature,
-        top_k=config.top_k,
-    )
-    answering.require_sense()
+    config, metric, answering = stage.config, stage.config_init.chat_metric, _answering(stage)
     engine = Engine(stage.model.gpt, stage.datamodule.tokenizer_on_disk, calculate, rows=metric.rows)
     exams, missing = [], []
     for name in chosen(config.tasks, metric.tasks, tuple(CHAT_TASKS)):
@@ -87,8 +104,20 @@ def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
         except Failure as failure:
             missing.append(f"{name}: {_first_lines(failure)}")
     scores = _taken(stage, loaded, exams)
-    _publish(stage, loaded, chat_metrics(scores), chat_summary(scores))
+    facts = {"chat/max_new_tokens": answering.max_new_tokens} if scores else {}
+    _publish(stage, loaded, chat_metrics(scores) | facts, chat_summary(scores))
     return missing
+
+
+def _answering(stage: StageCLI) -> Answering:
+    """Return how questions are answered in writing."""
+    config = stage.config
+    return stage.config_init.chat_metric.answering._replace(
+        samples=config.num_samples,
+        pass_at=config.num_samples if config.pass_at is None else config.pass_at,
+        temperature=config.temperature,
+        top_k=config.top_k,
+    )
 
 
 def _test_base(stage: StageCLI, loaded: Loaded) -> list[str]:
@@ -126,7 +155,8 @@ def _bits_per_byte(stage: StageCLI, loaded: Loaded) -> list[str]:
         say(note)
     for split in ("train", "val"):
         data.eval_split = split
-        (metrics,) = stage.trainer.validate(stage.model, datamodule=data, verbose=False)
+        with interruptible():
+            (metrics,) = stage.trainer.validate(stage.model, datamodule=data, verbose=False)
         values[f"{split}/bpb"] = metrics["val/bpb"]
     data.eval_split = "val"
     values = {"val/bpb": values["val/bpb"], "train/bpb": values["train/bpb"]}
@@ -162,7 +192,8 @@ def _core(stage: StageCLI, loaded: Loaded, bundle: Bundle, labels: Collection[st
     scores = _taken(stage, loaded, [exam for exam in exams if exam.name.removeprefix("core/") in labels])
     if scores:
         result = core_metric(scores, bundle)
-        _publish(stage, loaded, core_metrics(scores, result), core_summary(result))
+        shots = {"core/reference_shots": True} if stage.config.reference_shots else {}
+        _publish(stage, loaded, core_metrics(scores, result) | shots, core_summary(result))
     return [f"{missing.label}: {missing.reason}" for missing in bundle.missing if missing.label in labels]
 
 
@@ -184,7 +215,8 @@ def _taken(stage: StageCLI, loaded: Loaded, exams: Sequence[Exam]) -> list[Score
     if examination.done:
         say(f"continuing: {examination.done:,} of {total:,} items have been examined")
     if examination.chunks:
-        stage.trainer.test(stage.model, verbose=False)
+        with interruptible():
+            stage.trainer.test(stage.model, verbose=False)
     examination.conclude(stage.trainer.strategy.root_device)
     if rank_zero_only.rank == 0:
         print(score_table(examination.scores, examination.cropped))
@@ -196,7 +228,7 @@ def _publish(stage: StageCLI, loaded: Loaded, metrics: Mapping[str, Any], text: 
     if rank_zero_only.rank == 0 and metrics:
         print(text, flush=True)
         for logger in _loggers(stage):
-            logger.log_metrics(dict(metrics), step=loaded.step)
+            logger.log_metrics({**metrics, "precision": str(stage.precision)}, step=loaded.step)
 
 
 def _loggers(stage: StageCLI) -> list[MetricsFiles | RunTensorBoard]:

@@ -7,10 +7,11 @@ Then the run folder appears, and the same command finds its way back into it.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,17 +115,26 @@ def _lock(stage: StageCLI) -> RunLock | None:
     return hold_lock(lock_path(stage.run_dir))
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C within the Trainer end a verb as the interruption it is; Lightning turns it into `exit(1)`."""
+    try:
+        yield
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def _train(stage: StageCLI, receipt: Receipt | None) -> int:
     """Run the Trainer and translate how it ended into an exit code."""
     if receipt:
         say(f"continuing {stage.run} from step {receipt.step}")
     ranks = LostRank(stage.trainer)
+    checkpoint = receipt and str(receipt.path)
     try:
-        stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=receipt and str(receipt.path))
-    except SystemExit:
-        if signals.first_received() == signal.SIGINT:
-            raise KeyboardInterrupt from None  # Lightning turns the second Ctrl-C into exit(1)
-        raise
+        with interruptible():
+            stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=checkpoint)
     except Exception as error:
         meaning = explained(error, stage.trainer, stage.model.plan, ranks)
         if meaning is error:
@@ -148,7 +158,8 @@ def validate(args: list[str]) -> int:
     """Print bits per byte of the run's model and append it to `metrics/val.jsonl`."""
     stage = ready("validate", args)
     step = load_model(stage).step
-    (metrics,) = stage.trainer.validate(stage.model, datamodule=stage.datamodule, verbose=False)
+    with interruptible():
+        (metrics,) = stage.trainer.validate(stage.model, datamodule=stage.datamodule, verbose=False)
     if rank_zero_only.rank == 0:
         MetricsFiles(stage.run_dir).log_metrics({"val/bpb": metrics["val/bpb"]}, step=step)
         print(f"{stage.run} step {step}: val/bpb {metrics['val/bpb']:.4f}")
@@ -269,6 +280,7 @@ def load_model(stage: StageCLI) -> Loaded:
     artifact = _artifact_of(stage.run_dir)
     newest = next(iter(receipts(stage.run_dir / "checkpoints")), None)
     if artifact and (newest is None or newest.step <= artifact.provenance["step"]):
+        _require_same_kind(stage, artifact)
         _require_same_tokenizer(stage, artifact)
         stage.model.gpt = artifact.gpt
         return Loaded(artifact.provenance["step"], weights_digest(artifact.folder))
@@ -294,6 +306,16 @@ def _load_checkpoint(stage: StageCLI) -> Loaded:
 def _artifact_of(run: Path) -> Artifact | None:
     folder = run / "artifact"
     return load_artifact(folder) if folder.exists() else None
+
+
+def _require_same_kind(stage: StageCLI, artifact: Artifact) -> None:
+    is_chat = artifact.provenance.get("is_chat")
+    if is_chat not in (None, stage.datamodule.is_chat):
+        wanted, found = ("base", "chat") if is_chat else ("chat", "base")
+        raise BadInput(
+            f"{stage.config.config[0]} is a {wanted} stage, but {stage.run} is a {found} model\n"
+            f"Give the YAML that trained it: --config {stage.run_dir / 'config.yaml'}"
+        )
 
 
 def _require_same_tokenizer(stage: StageCLI, artifact: Artifact) -> None:

@@ -253,3 +253,26 @@ def test_logits_behind_a_prompt_do_not_depend_on_those_beside_it():
         torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-5)
     with pytest.raises(BadInput, match="prompt 1 is empty"):
         engine.next_logits([[1], []])
+
+
+@pytest.mark.parametrize(
+    ("answering", "name"),
+    [
+        (Answering(), "chat/GSM8K"),
+        (Answering(top_k=None), "chat/GSM8K"),  # the likeliest is the likeliest
+        (Answering(temperature=0.8), "chat/GSM8K+temperature0.8"),
+        (Answering(temperature=1.0, top_k=None), "chat/GSM8K+temperature1+top_kall"),
+        (Answering(temperature=1.0, samples=8, pass_at=2), "chat/GSM8K+pass@2of8+temperature1"),
+    ],
+)
+def test_drawn_answers_are_a_score_of_another_name(gsm8k, answering, name):
+    assert chat_exam("GSM8K", gsm8k, Parrot(), answering=answering).name == name
+
+
+def test_letters_are_never_drawn(arc):
+    assert chat_exam("ARC-Easy", arc, Parrot(), answering=Answering(temperature=1.0)).name == "chat/ARC-Easy"
+
+
+def test_no_answer_at_all_is_refused():
+    with pytest.raises(BadInput, match="num_samples=0"):
+        Answering(samples=0, pass_at=0).require_sense()

@@ -185,7 +185,7 @@ def test_a_record_says_what_was_asked_and_answered(base_dir, tmp_path):
 def test_max_problems_must_leave_something_to_ask_and_to_show(base_dir, tmp_path):
     bundle = read_bundle(write_bundle(tmp_path / "core", {"t": task_of("schema")}))
     scorer = GPTScorer(tiny_gpt(64), ByteTokenizer())
-    with pytest.raises(BadInput, match="max_problems=0 is below 1"):
+    with pytest.raises(BadInput, match="max_problems=0 leaves no item"):
         core_exams(scorer, bundle, 0)
     with pytest.raises(
         BadInput, match=r"max_problems=2: with reference_shots the 2 shots of t .* give 3 or more"

@@ -27,6 +27,8 @@ def test_the_nearest_name_is_suggested_in_the_place_of_the_wrong_one():
     assert nearest("depht", KNOWN) == "depth"
     assert nearest("model.init_args.depht", KNOWN) == "model.init_args.depth"
     assert nearest("zzzzqq", KNOWN) is None
+    assert nearest("arc-easy", ["ARC-Easy", "MMLU"]) == "ARC-Easy"
+    assert nearest("arceasy", ["ARC-Easy", "MMLU"]) == "ARC-Easy"
 
 
 def test_a_long_message_becomes_a_few_lines():

@@ -18,6 +18,7 @@ from nanochat_pl.evaluation.core_metric import core_exams
 from nanochat_pl.evaluation.exam import Score
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.results import chat_metrics, score_table
+from nanochat_pl.training.examination import Examination
 
 WORLD = ["--tasks", "world,world-sums", "--chat_metric.rows", "2", "--chat_metric.max_new_tokens", "8"]
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -105,7 +106,10 @@ def test_a_missing_task_is_named_and_the_others_are_asked(chat, tested):
         (["--tasks", ","], "names no task"),
         (["--tasks", "world", "--max_problems", "0"], "max_problems=0"),
         (["--tasks", "world", "--num_samples", "2"], "temperature 0"),
+        (["--tasks", "world", "--num_samples", "0"], "num_samples=0"),
         (["--maxproblems", "3"], "--max_problems"),
+        (["--tasks", "World-Sums"], "did you mean world-sums?"),
+        (["--tasks", "world", "--reference_shots"], "--reference_shots does not apply"),
     ],
 )
 def test_bad_input_is_refused_in_three_lines(chat, monkeypatch, capsys, options, message):
@@ -115,6 +119,32 @@ def test_bad_input_is_refused_in_three_lines(chat, monkeypatch, capsys, options,
     complaint = err[err.index("error:") :]
     assert message in complaint
     assert len(complaint.splitlines()) <= 3
+
+
+def test_options_about_written_answers_do_not_apply_to_a_base_stage(stage, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    arguments = ["test", "--config", str(stage.config), "--run", "unbroken"]
+    assert cli.main([*arguments, "--temperature", "0.5"]) == 2
+    assert "--temperature does not apply" in capsys.readouterr().err
+
+
+def test_another_stages_configuration_is_refused(chat, stage, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(chat.base))
+    assert cli.main(["test", "--config", str(stage.config), "--run", "tested", "--tasks", "samples"]) == 2
+    assert "is a base stage, but tested is a chat model" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_items_are_examined_is_an_interruption(chat, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(chat.base))
+    monkeypatch.setattr(Examination, "examine", interrupted)
+    try:
+        assert cli.main(["test", "--config", str(chat.config), "--run", "tested", *WORLD, "--fresh"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has it ignored
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
 def test_a_run_without_a_model_says_how_to_train_one(chat, monkeypatch, capsys):
