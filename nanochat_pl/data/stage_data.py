@@ -9,7 +9,9 @@ subclass, and so are the rows.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ from nanochat_pl.model.loss import IGNORED
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.ranks import gathered
 from nanochat_pl.system.signals import ignore_stop_signals
+from nanochat_pl.system.sockets import socket_folder
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 BATCHES_AHEAD = 4
@@ -137,7 +140,7 @@ class StageData(LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=BATCHES_AHEAD if self.num_workers else None,
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=partial(_begin_worker, socket_folder() if self.num_workers else ""),
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # its own: a loader draws a number when it starts
         )
@@ -243,5 +246,7 @@ class FailureInPlace(IterableDataset):
         raise NotImplementedError
 
 
-def _ignore_stop_signals(worker: int) -> None:
+def _begin_worker(folder: str, worker: int) -> None:
+    """Leave stop signals to the run, and meet it where a socket can be named."""
     ignore_stop_signals()
+    tempfile.tempdir = folder

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import tempfile
 from collections import Counter
 from itertools import islice
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from nanochat_pl.data.batch import Batch
 from nanochat_pl.data.pretrain import RowStream, validation_batches
 from nanochat_pl.system.corpus import open_corpus, write_corpus
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.sockets import socket_folder
 
 TOKENIZER = ByteTokenizer()
 ROWS, SEQUENCE_LEN = 3, 40
@@ -222,6 +225,22 @@ def test_checkpoint_holds_the_last_batch_trained_on_not_the_last_one_read(corpus
     continued = data_module(corpus, **settings)
     continued.load_state_dict(saved_and_loaded(state))
     assert all(map(same, islice(continued.train_dataloader(), 10), unbroken[9:]))
+
+
+@pytest.mark.timeout(60)
+def test_batches_come_though_the_path_of_temporary_files_is_long(corpus, tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    batches = data_module(corpus, num_workers=1, buffer_docs=30).train_dataloader()
+    assert all(map(same, islice(batches, 5), islice(stream(corpus), 5)))
+
+
+def test_where_no_folder_takes_a_socket_it_says_so(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "long" * 25)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BadInput, match="num_workers 0"):
+        socket_folder()
 
 
 def test_state_of_other_data_is_refused_with_both_values(corpus, tmp_path):
