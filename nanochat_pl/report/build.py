@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanochat_pl.report.card import EMPTY, Block, Card, Cell, Figure, Remark, Row, Section, Table
 from nanochat_pl.report.demo import demo_facts, demo_figures, demo_section
-from nanochat_pl.report.numbers import count_text, dollars_text, moment_text, span_text
+from nanochat_pl.report.numbers import NOT_FINITE, count_text, dollars_text, moment_text, span_text
 from nanochat_pl.report.read import Document
 from nanochat_pl.report.remedies import missing
 from nanochat_pl.report.runs import Run, others
@@ -78,7 +78,15 @@ def _figures(runs: Sequence[Run], demo: Document | None) -> list[Figure]:
         figures.append(
             Figure("cost, assumed", Cell(dollars_text(time.dollars), time.sources) if time.dollars else EMPTY)
         )
-    return [figure for figure in figures if figure.cell != EMPTY]
+    return [_explained(figure) for figure in figures if figure.cell != EMPTY]
+
+
+def _explained(figure: Figure) -> Figure:
+    """Say what a number that is not finite means, and where to look."""
+    if (words := NOT_FINITE.get(figure.cell.text)) is None:
+        return figure
+    why = f"{words}: training may have diverged, see Training"
+    return figure._replace(cell=figure.cell._replace(note="; ".join(filter(None, (figure.cell.note, why)))))
 
 
 def _summary(runs: Sequence[Run]) -> Table:

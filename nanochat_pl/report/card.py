@@ -37,7 +37,7 @@ class Row(NamedTuple):
     Attributes:
         label: what the row is about.
         cells: its values, one a column.
-        dots: values from 0 to 1 drawn on a line, the first being the model's own; none for no drawing.
+        dots: finite values drawn on a line from 0 to 1, the first being the model's own; none for no drawing.
         is_total: whether it sums up the rows above.
     """
 

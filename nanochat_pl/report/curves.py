@@ -104,12 +104,40 @@ def describe(curve: Curve) -> str:
         f"to {series.points[-1][1]:.4g} at step {series.points[-1][0]:,.0f}"
         for series in curve.series
     )
-    return f"{curve.title}: {ends}"
+    return "; ".join(filter(None, [f"{curve.title}: {ends}", note(curve)]))
+
+
+def note(curve: Curve) -> str:
+    """Say what of a curve cannot be drawn; nothing where all can."""
+    found = _gaps(curve)
+    if not found and not has_points(curve):
+        found = ["no value that this axis can show"]
+    return "; ".join(found)
+
+
+def _gaps(curve: Curve) -> list[str]:
+    """Say of each line how many of its values are not finite; nothing of a whole one."""
+    found = []
+    for series in curve.series:
+        lost = [step for step, value in series.points if not math.isfinite(value)]
+        name = f"{series.name}: " if len(curve.series) > 1 else ""
+        if len(lost) == len(series.points):
+            found.append(f"{name}no finite value")
+        elif lost:
+            found.append(
+                f"{name}{len(lost):,} of {len(series.points):,} values not finite, the first at step {lost[0]:,.0f}"
+            )
+    return found
+
+
+def has_points(curve: Curve) -> bool:
+    """Tell whether there is anything to draw."""
+    return any(math.isfinite(value) for series in curve.series for _, value in _shown(series, curve))
 
 
 def is_smoothed(curve: Curve) -> bool:
     """Tell whether a smoothed line is drawn over what was logged."""
-    return curve.is_noisy and all(len(series.points) >= SMOOTHED_FROM for series in curve.series)
+    return curve.is_noisy and all(len(_finite(series.points)) >= SMOOTHED_FROM for series in curve.series)
 
 
 def _colours() -> Iterator[str]:
@@ -118,14 +146,36 @@ def _colours() -> Iterator[str]:
 
 
 def _line(axes: Axes, series: Series, colour: str, curve: Curve) -> None:
-    points = thinned(shown(series.points, is_log=curve.is_log))
-    steps, values = zip(*points, strict=True) if points else ((), ())
-    marker = "o" if len(points) <= MOST_DOTS else ""
-    faint: dict[str, Any] = {"alpha": 0.35, "linewidth": 0.8} if is_smoothed(curve) else {"marker": marker}
-    axes.plot(steps, values, color=colour, markersize=2.6, **faint)
+    points = thinned(_shown(series, curve))
+    dots = points if len(points) <= MOST_DOTS else isolated(points)
+    faint: dict[str, Any] = {"alpha": 0.35, "linewidth": 0.8} if is_smoothed(curve) else {}
+    axes.plot(*_columns(points), color=colour, **faint)
+    axes.plot(*_columns(dots), "o", color=colour, markersize=2.6, **faint)
     if is_smoothed(curve):
-        smooth = smoothed([point for point in shown(series.points) if math.isfinite(point[1])])
-        axes.plot(*zip(*thinned(smooth), strict=True), color=colour)
+        axes.plot(*_columns(thinned(smoothed(_finite(shown(series.points))))), color=colour)
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    """Return steps and values."""
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _finite(points: Points) -> list[tuple[float, float]]:
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def isolated(points: Points) -> list[tuple[float, float]]:
+    """Return the points between two gaps, of which a line shows nothing."""
+    there = [False, *(math.isfinite(value) for _, value in points), False]
+    return [
+        point
+        for point, before, here, after in zip(points, there, there[1:], there[2:], strict=False)
+        if here and not before and not after
+    ]
+
+
+def _shown(series: Series, curve: Curve) -> list[tuple[float, float]]:
+    return shown(series.points, is_log=curve.is_log)
 
 
 def shown(points: Points, *, is_log: bool = False) -> list[tuple[float, float]]:
@@ -167,10 +217,9 @@ def _dress(axes: Axes, curve: Curve) -> None:
     """Set axes, grid and labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    values = [value for series in curve.series for _, value in shown(series.points, is_log=curve.is_log)]
     axes.grid(visible=False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if curve.is_log and any(map(math.isfinite, values)):
+    if curve.is_log and has_points(curve):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=7))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -27,7 +27,7 @@ from nanochat_pl.report.card import (
     place_marks,
     ranges,
 )
-from nanochat_pl.report.curves import COLOURS, WITHOUT_CURVES, can_draw, draw, is_smoothed
+from nanochat_pl.report.curves import COLOURS, WITHOUT_CURVES, can_draw, draw, has_points, is_smoothed, note
 
 KINDS = {Table: "table", Remark: "remark", Curves: "curves", Samples: "samples"}
 LONG = 28  # characters of a cell that make a table one of words rather than of numbers
@@ -61,6 +61,8 @@ def to_html(card: Card) -> str:
         slug=slug,
         breakable=breakable,
         is_smoothed=is_smoothed,
+        has_points=has_points,
+        note=note,
     )
     return page.encode("utf-8", "replace").decode(
         "utf-8"

@@ -17,6 +17,7 @@ from nanochat_pl.report.card import (
     place_marks,
     ranges,
 )
+from nanochat_pl.report.curves import note
 from nanochat_pl.report.numbers import count_text, number_text
 from nanochat_pl.system.printable import printable
 
@@ -141,7 +142,15 @@ def _curves(block: Curves, numbers: dict[str, int]) -> str:
         for curve in block.curves
         for series in curve.series
     ]
-    return "\n".join([f"### {plain(block.heading)}", "", *_grid(("Curve", "First", "Last"), lines)])
+    notes = [f"- {plain(f'{curve.title}: {note(curve)}')}" for curve in block.curves if note(curve)]
+    return "\n".join(
+        [
+            f"### {plain(block.heading)}",
+            "",
+            *_grid(("Curve", "First", "Last"), lines),
+            *(["", *notes] if notes else []),
+        ]
+    )
 
 
 def _samples(block: Samples, numbers: dict[str, int]) -> str:

@@ -11,6 +11,11 @@ import time
 
 NOTHING = "—"
 SMALL, LARGE = 0.001, 1e15
+NOT_FINITE = {
+    "nan": "not a number",
+    "inf": "infinite",
+    "-inf": "infinite",
+}  # what `number_text` says, in words
 
 
 def number_text(value: float | None) -> str:

@@ -6,6 +6,7 @@ last step; of two scores of one task the one over more problems, of equal ones t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -210,7 +211,6 @@ def _core_table(run: Run, published: Sequence[Published]) -> Table:
 
 def _core_row(name: str, score: Score, published: Sequence[Published]) -> Row:
     source = (score.source,)
-    others = [model.centred.get(name) for model in published]
     return Row(
         name,
         (
@@ -220,10 +220,14 @@ def _core_row(name: str, score: Score, published: Sequence[Published]) -> Row:
             Cell(number_text(score.centred), source if score.centred is not None else ()),
             *(_published_cell(model, name) for model in published),
         ),
-        tuple(value for value in (score.centred, *others) if value is not None)
-        if score.centred is not None
-        else (),
+        _dots(score.centred, [model.centred.get(name) for model in published]),
     )
+
+
+def _dots(own: float | None, others: Sequence[float | None]) -> tuple[float, ...]:
+    """Return what is drawn of centred scores: the model's own first; nothing without it, and finite ones only."""
+    finite = [value for value in (own, *others) if value is not None and math.isfinite(value)]
+    return tuple(finite) if own is not None and math.isfinite(own) else ()
 
 
 def _published_cell(model: Published, name: str) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import median
@@ -117,7 +118,12 @@ def _cell(record: Record, key: str) -> Cell:
 
 def _median(lines: Lines, key: str, text: Text) -> Cell:
     values = [record.number(key) for record in lines.with_key(key)]
-    return Cell(text(median(values)), (lines.source,)) if values else EMPTY
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    lost = len(values) - len(finite)
+    note = f"without {count_text(lost)} not finite" if lost else ""
+    if finite:
+        return Cell(text(median(finite)), (lines.source,), note)
+    return Cell("no finite value", (lines.source,)) if values else EMPTY
 
 
 class Spent(NamedTuple):

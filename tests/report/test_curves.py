@@ -10,7 +10,19 @@ from xml.etree import ElementTree
 import pytest
 
 from nanochat_pl.report.card import Curve, Series
-from nanochat_pl.report.curves import MOST_POINTS, draw, shown, smoothed, thinned, tick_text
+from nanochat_pl.report.curves import (
+    MOST_DOTS,
+    MOST_POINTS,
+    draw,
+    has_points,
+    is_smoothed,
+    isolated,
+    note,
+    shown,
+    smoothed,
+    thinned,
+    tick_text,
+)
 from nanochat_pl.report.read import Source
 
 FILE = Source("runs/a/metrics/train.jsonl")
@@ -102,3 +114,52 @@ def test_what_an_axis_cannot_show_is_no_number():
 )
 def test_numbers_on_an_axis(value, text):
     assert tick_text(value) == text
+
+
+def every_third(count: int) -> list[tuple[float, float]]:
+    return [(step, 2.0 + step if step % 3 == 0 else math.nan) for step in range(count)]
+
+
+def test_points_between_two_gaps_are_isolated():
+    points = every_third(MOST_DOTS * 3)
+    assert isolated(points) == [point for point in points if point[0] % 3 == 0]
+    assert isolated([(0, 1.0), (1, 2.0), (2, math.nan), (3, 4.0), (4, math.nan), (5, 6.0)]) == [
+        (3, 4.0),
+        (5, 6.0),
+    ]
+    assert isolated([]) == []
+
+
+@pytest.mark.parametrize("is_noisy", [True, False])
+def test_every_isolated_point_is_drawn(is_noisy):
+    pytest.importorskip("matplotlib")
+    points = every_third(MOST_DOTS * 3)
+    root = ElementTree.fromstring(draw(curve(*points, is_noisy=is_noisy), "c-"))
+    dots = [use for use in root.iter("use") if "var(--line-1)" in use.attrib.get("style", "")]
+    assert len(dots) == len(points) // 3
+
+
+def test_a_curve_tells_how_many_values_are_not_finite_and_where_the_first_is():
+    points = [(10, 1.0), (20, math.nan), (30, math.inf), (40, 2.0)]
+    assert note(curve(*points)) == "2 of 4 values not finite, the first at step 20"
+    assert note(curve((10, 1.0))) == ""
+    two = Curve("loss", (Series("a", tuple(points)), Series("b", ((1, math.nan),))), FILE)
+    assert note(two) == "a: 2 of 4 values not finite, the first at step 20; b: no finite value"
+
+
+@pytest.mark.parametrize(
+    ("points", "said", "is_log"),
+    [
+        ([(0, math.nan), (1, math.inf)], "no finite value", False),
+        ([(0, 0.0)], "no value that this axis can show", True),
+    ],
+)
+def test_a_curve_without_a_point_says_so(points, said, is_log):
+    empty = curve(*points, is_log=is_log)
+    assert not has_points(empty)
+    assert note(empty) == said
+
+
+def test_values_that_are_not_finite_do_not_make_a_running_mean():
+    assert not is_smoothed(curve(*every_third(100), is_noisy=True))
+    assert is_smoothed(curve(*every_third(300), is_noisy=True))

@@ -16,6 +16,7 @@ import yaml
 from run_files import (
     BEGAN,
     CHAT,
+    CORE,
     chat_line,
     core_line,
     partial_core_line,
@@ -290,6 +291,31 @@ def test_damaged_files_are_named_and_do_not_stop_the_card(base_dir):
         assert "runs/a_base/metrics/train.jsonl: line 501 is not readable" in page
         assert "runs/a_base/plan.json: damaged" in page
         assert "runs/a_base/metrics/val.jsonl: " in page
+
+
+def diverged(base: Path) -> None:
+    """Write a base run that diverged, and was evaluated so."""
+    folder = write_run(base, "d20_base", "base")
+    nan = float("nan")
+    loss = ({"step": step, "time": BEGAN, "train/loss": 3.0 if step < 5 else nan} for step in range(100))
+    write_lines(folder / "metrics" / "train.jsonl", loss)
+    write_lines(folder / "metrics" / "val.jsonl", [{"step": 100, "time": BEGAN, "val/bpb": nan}])
+    core = {"core/metric": nan} | {f"core/{name}_centred": nan for name in CORE}
+    write_lines(folder / "metrics" / "core.jsonl", [core_line(100, **core)])
+
+
+def test_a_run_that_diverged_is_told_in_words_and_draws_nothing_that_is_not_there(base_dir):
+    pytest.importorskip("matplotlib")
+    diverged(base_dir)
+    markdown, html = pages(base_dir, curves=True)
+    assert "left: nan" not in html
+    assert 'class="own"' not in html
+    for page in (markdown, Page(html).words):
+        assert page.count("not a number: training may have diverged, see Training") == 2
+        assert "95 of 100 values not finite, the first at step 5" in page
+        assert "no finite value" in page
+    figures = re.findall(r"<figure>.*?</figure>", html, re.S)
+    assert [("<svg" in figure) for figure in figures if "no finite value" in figure] == [False]
 
 
 def test_a_stage_whose_start_was_trained_again_is_told_apart(base_dir):

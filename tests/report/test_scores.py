@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from run_files import (
     CORE,
@@ -142,3 +144,18 @@ def test_the_real_published_scores_are_read(shared_data, tmp_path):
     assert [model.name for model in models] == ["GPT-2", "GPT-2 medium", "GPT-2 large", "GPT-2 xl"]
     assert all(len(model.centred) == 23 for model in models)
     assert models[0].centred["CORE"] == pytest.approx(0.113891)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_dot_is_drawn_for_finite_scores_only(tmp_path, value):
+    write_chain(tmp_path)
+    line = core_line(21400, **{"core/hellaswag_zeroshot_centred": value})
+    write_lines(tmp_path / "runs" / "d20_base" / "metrics" / "core.jsonl", [line])
+    (tmp_path / "tasks" / "core" / "reference" / "openai-community-gpt2.csv").write_text(
+        f"Task, Accuracy, Centered\narc_easy, 0.4, {value}\n"
+    )
+    (table,) = core_section(list(read_runs(tmp_path).values()), tmp_path)
+    dots = {row.label: row.dots for row in table.rows}
+    assert dots["hellaswag_zeroshot"] == ()
+    assert dots["arc_easy"][0] == 0.48
+    assert all(math.isfinite(dot) for row in dots.values() for dot in row)

@@ -112,3 +112,16 @@ def test_bits_per_byte_of_both_texts_are_lines_of_one_curve(tmp_path):
     write_lines(folder / "metrics" / "val.jsonl", lines)
     (curve,) = (curve for curve in curves_of(only(tmp_path)).curves if curve.title == "bits per byte")
     assert [series.name for series in curve.series] == ["val/bpb", "train/bpb"]
+
+
+def test_a_median_is_one_of_finite_values(tmp_path):
+    folder = write_run(tmp_path, "a_base", "base")
+    rates = (float("nan"), 3.0, float("nan"), 1.0, 2.0)
+    lines = [
+        {"step": step, "time": BEGAN, "train/tokens_per_s": rate, "train/mfu": float("nan")}
+        for step, rate in enumerate(rates)
+    ]
+    write_lines(folder / "metrics" / "train.jsonl", lines)
+    rows = {row.label: row.cells[0] for row in results_table([only(tmp_path)]).rows}
+    assert rows["tokens/s, median"][::2] == ("2", "without 2 not finite")
+    assert rows["MFU, median"].text == "no finite value"
