@@ -6,13 +6,14 @@ also forbids itself, by its content security policy, to load anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from nanochat_pl.report.card import (
     Card,
@@ -30,6 +31,7 @@ from nanochat_pl.report.card import (
 from nanochat_pl.report.curves import COLOURS, WITHOUT_CURVES, can_draw, draw, has_points, is_smoothed, note
 
 KINDS = {Table: "table", Remark: "remark", Curves: "curves", Samples: "samples"}
+FOLD = 24  # characters of a word after which it may be broken
 LONG = 28  # characters of a cell that make a table one of words rather than of numbers
 
 
@@ -60,6 +62,7 @@ def to_html(card: Card) -> str:
         places_of=lambda row, table: places(row, table.rows),
         slug=slug,
         breakable=breakable,
+        folded=folded,
         is_smoothed=is_smoothed,
         has_points=has_points,
         note=note,
@@ -75,7 +78,13 @@ def _drawn(curve: Curve, number: int) -> Markup:
 
 def breakable(text: str) -> Markup:
     """Return text that may go on in the next line behind an underscore, and not behind a hyphen."""
-    return escape(text.replace("-", "\u2011")).replace("_", Markup("_<wbr>"))
+    return folded(text.replace("-", "\u2011")).replace("_", Markup("_<wbr>"))
+
+
+def folded(text: str) -> Markup:
+    """Return text that may go on in the next line within a word too long for a table."""
+    parts = re.sub(rf"(\S{{{FOLD}}})(?=\S)", "\\1\0", text).split("\0")
+    return Markup('<wbr class="fold">').join(parts)
 
 
 def slug(title: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from run_files import (
 from tiny_stage import ROOT
 
 import cli
+from nanochat_pl.report.html import FOLD
 from nanochat_pl.report.verb import report
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -465,3 +467,42 @@ def test_a_stage_left_out_starts_from_the_stage_before_it(base_dir):
     markdown, _ = pages(base_dir, runs="one,two_sft")
     assert "YOUR_MID_STAGE.yaml --model.init_args.init_from one`" in markdown
     assert "YOUR_RL_STAGE.yaml --model.init_args.init_from two_sft`" in markdown
+
+
+def long_names(base: Path) -> list[str]:
+    """Write runs whose names have 200 characters."""
+    names = ["b" * 200, "lr0.02-wd0.1_" + "m" * 187, "a_very-long_" * 16 + "the_sft."]
+    for name, stage, before in zip(names, ("base", "mid", "sft"), (None, *names), strict=False):
+        folder = write_run(base, name, stage, init_from=before)
+        (folder / "environment.json").unlink()
+    write_lines(base / "runs" / names[0] / "metrics" / "core.jsonl", [core_line(1000)])
+    write_run(base, "o" * 200, "base", began=BEGAN - 1e6)
+    return names
+
+
+def test_a_long_name_can_be_broken_wherever_a_table_has_it(base_dir):
+    names = long_names(base_dir)
+    _, html = pages(base_dir, runs=",".join(names))
+    inside = re.findall(r"<t[hd][ >].*?</t[hd]>", html, re.S)
+    words = re.split(r"<[^>]*>|\s", " ".join(inside))
+    assert "b" * FOLD in words
+    assert max(map(len, words)) <= FOLD
+    assert all(name in html for name in names)
+
+
+@pytest.mark.slow
+def test_nothing_runs_off_a_narrow_screen(base_dir, tmp_path):
+    browser = shutil.which("chromium") or pytest.skip("chromium is not here")
+    pages(base_dir, runs=",".join(long_names(base_dir)), out=str(tmp_path))
+    frame = "<iframe src=report.html style='width: 400px; height: 900px' onload='told(this)'></iframe>"
+    page = "frame.contentDocument.documentElement"
+    script = f"function told(frame) {{ document.title = {page}.scrollWidth - {page}.clientWidth + ' over' }}"
+    (tmp_path / "frame.html").write_text(f"<!doctype html><script>{script}</script>{frame}")
+    options = ("--headless", "--no-sandbox", "--allow-file-access-from-files", "--virtual-time-budget=9000")
+    done = subprocess.run(
+        [browser, *options, "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "<title>0 over</title>" in done.stdout
