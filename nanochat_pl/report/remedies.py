@@ -1,4 +1,4 @@
-"""What a card lacks, each with the command that makes it."""
+"""What a card lacks, each with the command that makes it, where one does."""
 
 from __future__ import annotations
 
@@ -80,8 +80,7 @@ def _training(run: Run) -> Iterator[Remark]:
         yield Remark(f"{run.name}: bits per byte", f"python cli.py validate --config {config}")
     if not run.starts:
         yield Remark(
-            f"{run.name}: machine and code, which newer versions of fit note when they start",
-            f"{fit} --fresh",
+            f"{run.name}: machine and code are noted when a run starts, and this one has no such note"
         )
     if not run.metrics["samples"].records and not run.metrics["predictions"].records:
         yield Remark(f"{run.name}: samples", f"python cli.py predict --config {config}")
