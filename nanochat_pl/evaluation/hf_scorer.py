@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,12 @@ class HFScorer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids of each text, BOS before it; names of special tokens in it are text like any other."""
-        encoded = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,  # of texts beyond the model's length, which are cut before they are scored
+        )
         return [np.array([self.bos_id, *ids], np.uint32) for ids in encoded["input_ids"]]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -111,10 +117,11 @@ def _load(folder: Path) -> tuple[Any, Any]:
         ) from None
     safely = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, **safely, use_safetensors=True, dtype=torch.float32
-        )
+        with _without_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, **safely, use_safetensors=True, dtype=torch.float32
+            )
     except Exception as error:  # whatever is wrong with files of others, the library says it in its own way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise Failure(
@@ -122,6 +129,20 @@ def _load(folder: Path) -> tuple[Any, Any]:
             "it takes weights as safetensors, config.json and tokenizer files of an architecture it knows itself"
         ) from error
     return model, tokenizer
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Let transformers draw none for a while; its warnings, as of weights that are missing, stay."""
+    from transformers.utils import logging
+
+    were_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_shown:
+            logging.enable_progress_bar()
 
 
 def _context(config: Any) -> int:

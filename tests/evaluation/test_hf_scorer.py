@@ -148,3 +148,15 @@ def test_what_is_not_there_is_said(tmp_path, gpt2, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(Failure, match=r"pip install 'transformers>=5,<6'"):
         HFScorer(gpt2)
+
+
+def test_nothing_is_said_of_loading_or_of_texts_beyond_the_context(gpt2, capfd, monkeypatch):
+    settings = json.loads((gpt2 / "tokenizer_config.json").read_text())
+    (gpt2 / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 24}))
+    logging = pytest.importorskip("transformers").utils.logging
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    capfd.readouterr()
+    scorer = HFScorer(gpt2)
+    assert scorer.encode(["sun " * 99])[0].size > scorer.context
+    assert capfd.readouterr().err == ""
+    assert logging.is_progress_bar_enabled()
