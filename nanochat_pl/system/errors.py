@@ -7,6 +7,7 @@ Each message has at most three lines: what is wrong with its value, a suggestion
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 
 class BadInput(ValueError):
@@ -33,6 +34,30 @@ REMEDIES = {
     errno.EMFILE: "Allow more open files: ulimit -n 65536",
     errno.EROFS: "Work where you may write: export NANOCHAT_BASE_DIR=DIR",
 }
+
+
+ROOM = {
+    errno.ENOSPC: "Make room there (df -h)",
+    errno.EDQUOT: "Your quota is used up (quota -s): make room",
+}
+
+
+def unwritable(folder: Path, error: OSError, elsewhere: str = "") -> Failure:
+    """Return the failure of a folder that could not be written, with its remedy.
+
+    Args:
+        folder: where it should have gone.
+        error: what the system refused.
+        elsewhere: what names another folder, such as `--out DIR`; empty where nothing does.
+    """
+    return Failure(f"{folder}: could not be written: {error.strerror or error}\n{room(error, elsewhere)}")
+
+
+def room(error: OSError, elsewhere: str = "") -> str:
+    """Return what to do about a place that refuses to be written; `elsewhere` as in `unwritable`."""
+    first = ROOM.get(error.errno or 0, "Make sure that you may write there")
+    then = f", or name another folder: {elsewhere}" if elsewhere else "; then run the same command again"
+    return first + then
 
 
 def told(error: OSError | MemoryError) -> str:

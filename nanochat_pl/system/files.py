@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,19 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8 to `path`, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_together(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files of one folder, name to text in UTF-8: none is put in its place before all are on the disk.
+
+    Raises:
+        OSError: the disk is full, or refuses; every file is as it was.
+    """
+    with ExitStack() as places:
+        for name, text in texts.items():
+            temporary = places.enter_context(atomic_write(folder / name))
+            temporary.write_text(text, encoding="utf-8")
+            force_to_disk(temporary)
 
 
 def write_json(path: Path, value: Any) -> None:

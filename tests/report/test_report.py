@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -508,3 +509,44 @@ def test_nothing_runs_off_a_narrow_screen(base_dir, tmp_path):
         check=True,
     )
     assert "<title>0 over</title>" in done.stdout
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_full_disk_leaves_both_pages_as_they_were_and_is_named(chain, tmp_path, capsys, monkeypatch, place):
+    out = tmp_path / "cards"
+    old = pages(chain, runs="d20_base", out=str(out))
+    write, written = Path.write_text, []
+
+    def full(path, text, **options):
+        written.append(path.name)
+        if len(written) == place:
+            write(path, text[:100], **options)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert cli.main(["report", "--out", str(out)]) == 1
+    err = capsys.readouterr().err
+    assert err == (
+        f"error: {out}: could not be written: No space left on device\n"
+        "Make room there (df -h), or name another folder: --out DIR\n"
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.md"]
+    assert ((out / "report.md").read_text(), (out / "report.html").read_text()) == old
+
+
+def test_a_full_disk_leaves_no_new_folder(chain, tmp_path, monkeypatch):
+    def full(folder, texts):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nanochat_pl.report.verb.write_together", full)
+    assert cli.main(["report", "--out", str(tmp_path / "cards")]) == 1
+    assert not (tmp_path / "cards").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named_as_it_was_typed(chain, capsys):
+    assert cli.main(["report", "--out", "/proc/nope"]) == 1
+    assert capsys.readouterr().err == (
+        "error: --out /proc/nope: cannot be made (No such file or directory)\n"
+        "Make sure that you may write there, or name another folder: --out DIR\n"
+    )

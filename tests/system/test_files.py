@@ -17,6 +17,7 @@ from nanochat_pl.system.files import (
     sha256_of,
     temporary_beside,
     write_json,
+    write_together,
 )
 
 
@@ -73,3 +74,16 @@ def test_line_is_appended_whole_or_not_at_all(tmp_path):
         signal.signal(signal.SIGXFSZ, before)
     append_json_line(path, {"step": 4})
     assert path.read_text() == '{"step": 1}\n{"step": 4}\n'
+
+
+def test_files_written_together_are_all_old_or_all_new(tmp_path, monkeypatch):
+    write_together(tmp_path, {"a": "1", "b": "1"})
+
+    def full(path):
+        if ".b." in path.name:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat_pl.system.files.force_to_disk", full)
+    with pytest.raises(OSError, match="No space"):
+        write_together(tmp_path, {"a": "2", "b": "2"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1", "b": "1"}
