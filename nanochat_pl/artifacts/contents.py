@@ -11,11 +11,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.files import sha256_of
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 WEIGHTS_SHA256 = "weights_sha256"
+
+
+def require_digest(path: Path, digest: str | None, remedy: str) -> None:
+    """Compare a file with the sha256 known of it; a missing one is not this function's trouble.
+
+    Raises:
+        Failure: it is another; `remedy`, of two lines at most, says what to do.
+    """
+    if digest is not None and path.is_file() and sha256_of(path) != digest:
+        raise Failure(f"{path}: damaged or altered; its sha256 is not the one in {PROVENANCE}\n{remedy}")
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from nanochat_pl.artifacts.contents import (
     WEIGHTS_SHA256,
     read_object,
     read_tensors,
+    require_digest,
 )
 from nanochat_pl.artifacts.native import GENERATION_DEFAULTS
 from nanochat_pl.model import accounting
@@ -43,6 +44,10 @@ from nanochat_pl.tokenizer.encoding import TOKENIZER_JSON, Tokenizer
 
 ARCHITECTURE = "NanoChatForCausalLM"
 GENERATION, CARD, INDEX = "generation_config.json", "README.md", "model.safetensors.index.json"
+REMEDY = (
+    f"If another program saved new weights there on purpose, remove {PROVENANCE}.\n"
+    "Else remove the folder, and copy or write it again: python cli.py export --from RUN --out DIR"
+)
 FILES = (WEIGHTS, CONFIG, GENERATION, PROVENANCE, CARD, *tokenizer_files.FILES)
 NORM_EPS = torch.finfo(torch.float32).eps
 LARGEST_NORM_EPS = (
@@ -254,7 +259,7 @@ def read_weights(folder: Path, device: str | torch.device) -> dict[str, torch.Te
     """
     paths = _weight_files(folder)
     if (folder / PROVENANCE).is_file() and paths == [folder / WEIGHTS]:
-        _require_digest(paths[0], read_object(folder / PROVENANCE).get(WEIGHTS_SHA256))
+        require_digest(paths[0], read_object(folder / PROVENANCE).get(WEIGHTS_SHA256), REMEDY)
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         tensors |= read_tensors(path, device)
@@ -280,14 +285,6 @@ def _weight_files(folder: Path) -> list[Path]:
     ):
         raise Failure(f"{folder / INDEX}: damaged, names no files of this folder")
     return [folder / name for name in sorted(set(names.values()))]
-
-
-def _require_digest(path: Path, digest: str | None) -> None:
-    if digest is not None and path.is_file() and sha256_of(path) != digest:
-        raise Failure(
-            f"{path}: damaged or altered; its sha256 is not the one in {PROVENANCE}\n"
-            f"If another program saved new weights there on purpose, remove {PROVENANCE}."
-        )
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ What is needed to resume training stays in the run's checkpoints.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from nanochat_pl.artifacts.contents import (
     WEIGHTS_SHA256,
     read_object,
     read_tensors,
+    require_digest,
 )
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import sha256_of, write_json
+from nanochat_pl.system.receipts import receipts
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 GENERATION = "generation.json"
@@ -60,10 +63,19 @@ def read_config(folder: Path) -> GPTConfig:
 
 def read_weights(folder: Path, device: str | torch.device) -> dict[str, torch.Tensor]:
     """Return the weights under the names of `GPT.state_dict`; the file must have the sha256 known of it."""
-    path, digest = folder / WEIGHTS, read_provenance(folder).get(WEIGHTS_SHA256)
-    if digest is not None and path.is_file() and sha256_of(path) != digest:
-        raise Failure(f"{path}: damaged or altered; its sha256 is not the one in {PROVENANCE}")
-    return read_tensors(path, device)
+    require_digest(folder / WEIGHTS, read_provenance(folder).get(WEIGHTS_SHA256), _remedy(folder))
+    return read_tensors(folder / WEIGHTS, device)
+
+
+def _remedy(folder: Path) -> str:
+    """Return how to have an artifact again: a run whose artifact is gone writes it from its last checkpoint."""
+    if not receipts(folder.parent / "checkpoints"):
+        return "Copy the folder again from where it is whole, or train the run again."
+    config = shlex.quote(str(folder.parent / "config.yaml"))
+    return (
+        f"Write it again from the run's last checkpoint: rm -r {shlex.quote(str(folder))}\n"
+        f"python cli.py fit --config {config}"
+    )
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -83,6 +84,18 @@ def test_run_from_its_own_saved_configuration_gives_the_same_losses(stage):
         yaml.safe_load((stage.folder(run) / "config.yaml").read_text()) for run in ("unbroken", "from_saved")
     )
     assert saved | {"run": "from_saved"} == again
+
+
+def test_a_finished_run_whose_artifact_is_gone_writes_the_same_again(stage):
+    shutil.copytree(stage.folder("unbroken"), stage.folder("regained"), symlinks=True)
+    shutil.rmtree(stage.folder("regained") / "artifact")
+    done = stage.finish("fit", run="regained")
+    assert done.returncode == 0, done.stderr
+    whole, again = (
+        (stage.folder(run) / "artifact" / "model.safetensors").read_bytes()
+        for run in ("unbroken", "regained")
+    )
+    assert whole == again
 
 
 def test_a_start_notes_what_it_runs_on_and_the_report_card_shows_it(stage, tmp_path, monkeypatch):
