@@ -6,6 +6,8 @@ complete or absent: it is filled beside its place and renamed.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,7 @@ from nanochat_pl.artifacts import huggingface, native
 from nanochat_pl.artifacts.contents import CONFIG, WEIGHTS, WEIGHTS_SHA256
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
-from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.errors import Failure, unwritable
 from nanochat_pl.system.files import complete_folder
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
@@ -32,7 +34,9 @@ class Artifact(NamedTuple):
     folder: Path
 
 
-def save_artifact(folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapping[str, Any]) -> None:
+def save_artifact(
+    folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapping[str, Any], elsewhere: str = ""
+) -> None:
     """Write a model to `folder`, replacing what is there once the new one is complete.
 
     Args:
@@ -40,29 +44,43 @@ def save_artifact(folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapp
         gpt: the model; weights are stored in fp32 on the CPU.
         tokenizer: the tokenizer it was trained with.
         provenance: JSON-ready facts about its origin; the sha256 of the weights is added.
+        elsewhere: what a user adds to name another folder, such as `--out DIR`; for the message.
 
     Raises:
         Failure: the disk refuses; what was there stays.
     """
-    _save(native, folder, gpt, tokenizer, provenance)
+    _save(native, folder, gpt, tokenizer, provenance, elsewhere)
 
 
-def save_huggingface(folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapping[str, Any]) -> None:
+def save_huggingface(
+    folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapping[str, Any], elsewhere: str = ""
+) -> None:
     """Write a model as a folder of Hugging Face's `NanoChatForCausalLM`; otherwise as `save_artifact`."""
-    _save(huggingface, folder, gpt, tokenizer, provenance)
+    _save(huggingface, folder, gpt, tokenizer, provenance, elsewhere)
 
 
 def _save(
-    form: ModuleType, folder: Path, gpt: GPT, tokenizer: Tokenizer, provenance: Mapping[str, Any]
+    form: ModuleType,
+    folder: Path,
+    gpt: GPT,
+    tokenizer: Tokenizer,
+    provenance: Mapping[str, Any],
+    elsewhere: str,
 ) -> None:
     weights = {name: value.detach().float().cpu().contiguous() for name, value in gpt.state_dict().items()}
     try:
         with complete_folder(folder) as new:
             form.write(new, gpt.config, weights, tokenizer, provenance)
-    except (OSError, SafetensorError) as error:
-        raise Failure(
-            f"{folder}: could not be written: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    except OSError as error:
+        raise unwritable(folder, error, elsewhere) from error
+    except SafetensorError as error:
+        raise unwritable(folder, _of_the_system(error), elsewhere) from error
+
+
+def _of_the_system(error: SafetensorError) -> OSError:
+    """Return what the system refused safetensors, which tells it in its text only: `… (os error 28)`."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def load_artifact(folder: Path, device: str | torch.device = "cpu") -> Artifact:

@@ -26,7 +26,7 @@ def export(from_: str, out: str, format: str = "hf") -> None:
     source, folder = find_artifact(from_), user_path(out).resolve()
     _require_free(folder, out)
     artifact = load_artifact(source)
-    save_huggingface(folder, artifact.gpt, artifact.tokenizer, artifact.provenance)
+    save_huggingface(folder, artifact.gpt, artifact.tokenizer, artifact.provenance, elsewhere="--out DIR")
     print(f"{FORMATS[format]}, {artifact.gpt.config.n_layer} layers, in fp32 -> {folder}")
 
 

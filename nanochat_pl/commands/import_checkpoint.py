@@ -37,7 +37,7 @@ def import_checkpoint(from_: str, tokenizer: str, out: str, step: int | None = N
         "tokenizer": found.fingerprint,
         "versions": {"nanochat_pl": __version__},
     }
-    save_artifact(folder, gpt, found, facts)
+    save_artifact(folder, gpt, found, facts, elsewhere="--out DIR")
     print(f"step {at} of {source}, {gpt.config.n_layer} layers -> {folder}")
 
 

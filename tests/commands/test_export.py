@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 
 import pytest
+from safetensors import SafetensorError
 from tiny_gpt import random_gpt
 
 import cli
 from nanochat_pl.artifacts import load_artifact, save_artifact
 from nanochat_pl.artifacts.huggingface import FILES
 from nanochat_pl.model.config import GPTConfig
+from nanochat_pl.system.receipts import checkpoint_path, receipt_path
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 
@@ -99,3 +102,66 @@ def test_what_is_not_there_and_what_is_not_said_is_refused(run, tmp_path, capsys
     code, _, err = call(capsys, "export", "--out", str(tmp_path / "hf"))
     assert (code, "--from" in err) == (2, True)
     assert not (tmp_path / "hf").exists()
+
+
+REFUSALS = {
+    "safetensors": SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    ),
+    "system": OSError(28, "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_full_disk_is_told_in_plain_words_with_folder_and_remedy(
+    run, tmp_path, capsys, monkeypatch, refusal
+):
+    def full(*args, **options):
+        raise REFUSALS[refusal]
+
+    monkeypatch.setattr("nanochat_pl.artifacts.huggingface.save_file", full)
+    out = tmp_path / "hf"
+    code, _, err = call(capsys, "export", "--from", run, "--out", str(out))
+    assert (code, err) == (
+        1,
+        f"error: {out}: could not be written: No space left on device\n"
+        "Make room there (df -h), or name another folder: --out DIR\n",
+    )
+    assert not out.exists()
+
+
+def test_a_place_where_nothing_can_be_written_is_told_with_a_remedy(run, capsys):
+    code, _, err = call(capsys, "export", "--from", run, "--out", "/proc/e")
+    assert (code, err) == (
+        1,
+        "error: /proc/e: could not be written: No such file or directory\n"
+        "Make sure that you may write there, or name another folder: --out DIR\n",
+    )
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_damaged_weights_come_with_what_makes_them_anew(run, base_dir, tmp_path, capsys, has_checkpoint):
+    folder = base_dir / "runs" / run
+    weights = folder / "artifact" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    if has_checkpoint:
+        path = checkpoint_path(folder / "checkpoints", 12)
+        path.parent.mkdir()
+        path.touch()
+        facts = {"step": 12, "bytes": 0, "sha256": "", "model": {}, "world_size": 1}
+        receipt_path(path).write_text(json.dumps(facts))
+    code, _, err = call(capsys, "export", "--from", run, "--out", str(tmp_path / "hf"))
+    assert code == 1
+    assert f"{weights}: damaged or altered; its sha256 is not the one in provenance.json" in err
+    anew = f"rm -r {folder}/artifact\npython cli.py fit --config {folder}/config.yaml\n"
+    assert err.endswith(anew) == has_checkpoint
+    assert ("Copy the folder again" in err) == (not has_checkpoint)
+
+
+def test_a_damaged_export_comes_with_what_makes_it_anew(run, tmp_path, capsys):
+    out = tmp_path / "hf"
+    assert call(capsys, "export", "--from", run, "--out", str(out))[0] == 0
+    (out / "model.safetensors").write_bytes(b"")
+    code, _, err = call(capsys, "export", "--from", str(out), "--out", str(tmp_path / "again"))
+    assert code == 1
+    assert err.endswith("write it again: python cli.py export --from RUN --out DIR\n")
