@@ -20,7 +20,7 @@ class TinyChatStage(TinyStage):
 
     @property
     def name(self) -> str:
-        return f"tiny_chat_after_{self.init_from}"
+        return f"tiny_chat_after_{self.init_from}" + ("_by_two" if "2" in self.options else "")
 
     def _configuration(self) -> dict:
         settings = super()._configuration()
