@@ -23,6 +23,7 @@ from nanochat_pl.commands.stage_needs import (
 from nanochat_pl.system.assets import CORPORA, TASKS, Asset
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import base_dir, corpus_dir, is_plain_name, user_path
+from nanochat_pl.system.printable import size_text
 
 WORLD_ROWS_PER_SHARD = 8192
 REPACKAGED_ROWS_PER_SHARD = 52 * 1024  # about 100 MB of web text
@@ -40,14 +41,14 @@ def list_data(for_: list[str] | None = None) -> None:
         assets = assets_to_fetch(list(map(needs_of, for_)))
         rows = [_listed(asset) for asset in assets]
         rows += [_own_listed(need) for need in _corpora(map(needs_of, for_)) if need.train_shards is None]
-        rows.append(("in all", _in_gb(sum(asset.about_bytes for asset in assets)), "", "", ""))
+        rows.append(("in all", _size(sum(asset.about_bytes for asset in assets)), "", "", ""))
     else:
         here = base_dir() / "data"
         own = sorted(path.name for path in here.iterdir() if path.is_dir()) if here.is_dir() else []
         rows = [
             (
                 asset.name,
-                _in_gb((asset.shards or 0) * asset.bytes_per_shard),
+                _size((asset.shards or 0) * asset.bytes_per_shard),
                 _state(corpus_dir(asset.name)),
                 asset.licence,
                 asset.dataset_id or f"made by: {asset.obtain}",
@@ -112,7 +113,7 @@ def fetch(for_: list[str], shards: int | None = None, evaluation: bool = True, w
     if assets := assets_to_fetch(needs):
         summary = fetch_assets(assets, again=command_for("fetch", for_, shards, evaluation), workers=workers)
         what = f"{summary.fetched} fetched" if summary.fetched else "all of it was here"
-        print(f"{base_dir()}: {summary.files} files, {_in_gb(summary.bytes)}, as published; {what}")
+        print(f"{base_dir()}: {summary.files} files, {_size(summary.bytes)}, as published; {what}")
     if lacking := [
         (config, need) for config, need in _corpora_with_configs(needs) if not need.folder.is_dir()
     ]:
@@ -212,7 +213,7 @@ def _listed(asset: Asset) -> tuple[str, str, str, str, str]:
     here = sum((base_dir() / file.target).is_file() for file in asset.files)
     count = len(asset.files)
     state = "here" if here == count else f"{here} of {count} files" if here else "not here"
-    return asset.name, _in_gb(asset.about_bytes), state, asset.licence, asset.source
+    return asset.name, _size(asset.about_bytes), state, asset.licence, asset.source
 
 
 def _own_listed(need: CorpusNeed) -> tuple[str, str, str, str, str]:
@@ -220,11 +221,9 @@ def _own_listed(need: CorpusNeed) -> tuple[str, str, str, str, str]:
     return need.name, "", _state(need.folder), licence, need.obtain(EXAMPLE_STAGE)
 
 
-def _in_gb(size: int) -> str:
-    """Return a size as people read it, "" for an unknown one."""
-    if not size:
-        return ""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+def _size(size: int) -> str:
+    """Return a size, "" for an unknown one."""
+    return size_text(size) if size else ""
 
 
 def _state(folder: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.memory import out_of_memory_kills
 from nanochat_pl.system.paths import base_dir, run_dir
+from nanochat_pl.system.printable import size_text
 from nanochat_pl.system.receipts import receipts, size_problem
 from nanochat_pl.system.run_lock import Holder, holder_of, is_at_work, lock_path
 from nanochat_pl.system.run_state import KILLED, RUNNING, read_state
@@ -261,7 +262,7 @@ def _checkpoint_for_people(checkpoint: Facts | None) -> str:
         return "none"
     state = checkpoint["problem"] or "size as receipted"
     age = _duration(time.time() - checkpoint["time"])
-    return f"step {checkpoint['step']}, {age} old, {checkpoint['bytes'] / 1e9:.2f} GB, {state}"
+    return f"step {checkpoint['step']}, {age} old, {size_text(checkpoint['bytes'])}, {state}"
 
 
 def _process_for_people(process: Facts | None) -> str:

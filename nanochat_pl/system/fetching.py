@@ -34,6 +34,7 @@ from nanochat_pl.system.files import atomic_write, sha256_of
 from nanochat_pl.system.hub import commit_of, hub_remotes, offline_variable, web_remote
 from nanochat_pl.system.parallel import in_parallel
 from nanochat_pl.system.paths import base_dir
+from nanochat_pl.system.printable import size_text
 from nanochat_pl.system.progress import FileProgress
 from nanochat_pl.system.run_lock import RunLock, hold_lock
 from nanochat_pl.system.transfer import (
@@ -336,7 +337,7 @@ def _require_room(items: Sequence[Item], again: str) -> None:
     free = shutil.disk_usage(base_dir()).free
     if items and needed + SPARE_BYTES > free:
         raise Failure(
-            f"{base_dir()}: {needed / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free\n"
+            f"{base_dir()}: {size_text(needed)} are needed, {size_text(free)} are free\n"
             f"Make room, or set NANOCHAT_BASE_DIR to a larger disk, then: {again}"
         )
 

@@ -24,6 +24,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import atomic_write, force_to_disk, temporary_beside, write_json
+from nanochat_pl.system.printable import size_text
 from nanochat_pl.system.receipts import Receipt, newest_valid, receipt_path, receipts
 
 MARGIN_BYTES = 1 << 20  # for the receipt, and for what else is written meanwhile
@@ -168,7 +169,7 @@ def require_free_space(folder: Path, checkpoint_bytes: int) -> None:
     needed = 2 * checkpoint_bytes - sum(receipt.bytes for receipt in receipts(folder))
     if free < needed:
         raise Failure(
-            f"{existing}: {free / 1e9:.2f} GB free, but two checkpoints need {needed / 1e9:.2f} GB\n"
+            f"{existing}: {size_text(free)} free, but two checkpoints need {size_text(needed)}\n"
             "Free some space there, or set NANOCHAT_BASE_DIR to a larger file system."
         )
 

@@ -50,7 +50,10 @@ class RunTensorBoard(TensorBoardLogger):
         """Add a point to each curve; what is no number stands in the files only."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         with _lost_if_refused(f"TensorBoard: step {step}"), self._anew_after_failure():
-            super().log_metrics(numbers, step)
+            try:
+                super().log_metrics(numbers, step)
+            except ValueError as error:  # Lightning takes any error for a value it cannot draw
+                raise error.__cause__ or error from None
 
     @rank_zero_only
     def log_sample(self, prompt: str, text: str, step: int) -> None:

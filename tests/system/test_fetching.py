@@ -290,7 +290,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(hub, base_dir, capsy
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     code, _, err = data(capsys, "fetch", 2)
     assert code == 1
-    assert "GB are needed, 0.00 GB are free" in err
+    assert "are needed, 1.0 kB are free" in err
     assert "NANOCHAT_BASE_DIR" in err
     assert not [request for request in hub.requests if "/cdn/" in request.path]
 

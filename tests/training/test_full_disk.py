@@ -6,6 +6,7 @@ A real file system of the memory, made as small as needed; only root may mount o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -72,7 +73,7 @@ class Saving(StepCheckpoint):
 
     def save(self, trainer):
         try:
-            super().save(trainer)
+            return super().save(trainer)
         except Failure as failure:
             said = str(failure)
             if "3 times in a row" in said and len(said.splitlines()) <= 3:
@@ -147,3 +148,15 @@ def test_room_for_what_is_still_to_come_is_enough(tmp_path, checkpoint_bytes, mo
     require_free_space(folder, checkpoint_bytes)
     with pytest.raises(Failure, match="two checkpoints need"):
         require_free_space(tmp_path / "elsewhere", checkpoint_bytes)
+
+
+def test_a_curve_that_finds_no_room_is_said_to_be_lost(tmp_path, monkeypatch, capsys):
+    """Lightning calls any error of the writer a value that cannot be drawn."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger = RunTensorBoard(tmp_path)
+    monkeypatch.setattr(logger.experiment, "add_scalar", full)
+    logger.log_metrics({"train/loss": 1.0}, step=3)
+    assert "TensorBoard: step 3 not written (No space left on device)" in capsys.readouterr().err
