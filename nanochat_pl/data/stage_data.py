@@ -8,6 +8,9 @@ subclass, and so are the rows.
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.util
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -135,6 +138,8 @@ class StageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the endless batches of this rank, from the restored position on."""
+        if self.num_workers:
+            multiprocessing.util.Finalize(None, _kill_workers, exitpriority=100)
         return DataLoader(
             self.stream(self._position),
             batch_size=None,
@@ -244,6 +249,16 @@ class FailureInPlace(IterableDataset):
     def batches(self) -> Iterator[Batch]:
         """Yield batches without end."""
         raise NotImplementedError
+
+
+def _kill_workers() -> None:
+    """End the workers of a process that ends by an exception.
+
+    Python would send them SIGTERM, which they ignore, and then wait for them for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's would raise an error for each
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _begin_worker(folder: str, worker: int) -> None:

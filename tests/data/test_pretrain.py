@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
 import tempfile
@@ -225,6 +226,22 @@ def test_checkpoint_holds_the_last_batch_trained_on_not_the_last_one_read(corpus
     continued = data_module(corpus, **settings)
     continued.load_state_dict(saved_and_loaded(state))
     assert all(map(same, islice(continued.train_dataloader(), 10), unbroken[9:]))
+
+
+def leave_a_loader(corpus) -> None:
+    """End a process as an exception does: while the loader is at work, and still referred to."""
+    global left
+    left = iter(data_module(corpus, num_workers=1, buffer_docs=30).train_dataloader())
+    next(left)
+
+
+def test_a_process_that_ends_by_an_exception_does_not_wait_for_its_loader(corpus):
+    process = multiprocessing.get_context("fork").Process(target=leave_a_loader, args=(corpus,))
+    process.start()
+    process.join(30)
+    code = process.exitcode
+    process.kill()
+    assert code == 0
 
 
 @pytest.mark.timeout(60)
