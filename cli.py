@@ -79,7 +79,10 @@ def main(argv: list[str]) -> int:
     except (BadInput, Failure) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if not (
+            isinstance(error, BadInput) and is_further_rank()
+        ):  # what was typed is as wrong on every rank
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # whoever read our output has enough of it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,6 +95,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return signals.INTERRUPTED
+
+
+def is_further_rank() -> bool:
+    """Tell whether a launcher started this process beside another that says the same."""
+    return any(os.environ.get(name, "0") != "0" for name in ("SLURM_PROCID", "RANK", "LOCAL_RANK"))
 
 
 def run(argv: list[str]) -> int:

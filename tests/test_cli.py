@@ -231,7 +231,7 @@ def test_damaged_weights_to_start_from_are_told_before_the_run_has_a_folder(
         (old / "metrics").mkdir(parents=True)
     argv = ["fit", "--config", str(stage.config), "--run", "damaged_start", *options]
     code, _, err = run(capsys, *argv, "--model.init_args.init_from", str(tmp_path / "start"))
-    assert (code, err.count("\n")) == (1, 1), err
+    assert (code, err.count("\n")) == (1, 2), err
     assert f"{weights}: damaged or altered" in err
     assert (old / "metrics").exists() is bool(options)  # the run that was there is not moved aside
     assert not (old / "config.yaml").exists()
@@ -361,3 +361,10 @@ def test_no_environment_variable_changes_the_configuration(capsys, monkeypatch):
     monkeypatch.setitem(os.environ, "PL_TRAINER__MAX_STEPS", "7")
     _, out, _ = run(capsys, "plan", *D20, "--json")
     assert json.loads(out)["steps"] == 21_400
+
+
+@pytest.mark.parametrize(("variable", "lines"), [("SLURM_PROCID", 0), ("LOCAL_RANK", 0), ("HOME", 2)])
+def test_bad_input_is_said_by_one_rank(monkeypatch, capsys, variable, lines):
+    monkeypatch.setenv(variable, "3")
+    assert cli.main(["fitt"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == lines

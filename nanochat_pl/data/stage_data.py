@@ -191,11 +191,7 @@ class StageData(LightningDataModule):
         positions = state_dict["positions"]
         if changes == ["ranks"]:
             if not self.elastic:
-                raise Failure(
-                    f"the checkpoint is of {saved['ranks']} rank(s), this start has {now['ranks']}: {shown}\n"
-                    f"Start it on {saved['ranks']}, or add --elastic to deal what is left to read to {now['ranks']};\n"
-                    "from there on it is another run than one that never changed, and reads every document once still."
-                )
+                refuse_other_ranks(saved["ranks"], now["ranks"])
             positions = self._elastic(positions, now["ranks"])
         elif changes:
             raise Failure(
@@ -224,6 +220,16 @@ class StageData(LightningDataModule):
             "tokenizer": self.tokenizer_on_disk.fingerprint[:12],
             **self.identity(),
         }
+
+
+def refuse_other_ranks(saved: int, now: int) -> None:
+    """Raise Failure unless a run goes on with as many ranks as its checkpoint has positions of."""
+    if saved != now:
+        raise Failure(
+            f"the checkpoint is of {saved} rank(s), this start has {now}: ranks {saved} -> {now}\n"
+            f"Start it on {saved}, or add --elastic to deal what is left to read to {now};\n"
+            "from there on it is another run than one that never changed, and reads every document once still."
+        )
 
 
 def part_of_rank(batches: list[Batch], rank: int, world_size: int) -> list[Batch]:

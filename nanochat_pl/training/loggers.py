@@ -3,12 +3,14 @@
 Callbacks hand a dictionary of names and the number of optimizer steps taken to every logger; none of them knows
 which loggers there are, and no logger changes what runs. One folder serves all restarts of a run. After a restart
 the steps since the last checkpoint are run again and logged again, equal to the last bit; the later line counts.
-A point that does not fit on a full disk is lost, and said to be; it ends no run.
+Points that do not fit on a full disk are lost, and said to be; they end no run.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -23,16 +25,45 @@ from tqdm import tqdm
 from nanochat_pl.system.files import append_json_line
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_COMPLAINTS = 60.0
 FILES = {"val": "val.jsonl", "core": "core.jsonl", "chat": "chat.jsonl"}
 
 
-@contextmanager
-def _lost_if_refused(what: str) -> Iterator[None]:
-    """Say that something is lost where the disk refuses it, instead of failing."""
-    try:
-        yield
-    except OSError as error:
-        print(f"warning: {what} not written ({error.strerror or error}); training goes on", file=sys.stderr)
+class Refusals:
+    """What a full disk refuses of one logger: said, and then counted for a minute before it is said again."""
+
+    def __init__(self) -> None:
+        self._said_at, self._unsaid = -math.inf, 0
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether something was refused within the last minute."""
+        return time.monotonic() - self._said_at < SECONDS_BETWEEN_COMPLAINTS
+
+    def count(self) -> None:
+        """Note that something was lost that is not worth a line."""
+        self._unsaid += 1
+
+    @contextmanager
+    def said(self, what: str) -> Iterator[None]:
+        """Say that something is lost where the disk refuses it, instead of failing."""
+        try:
+            yield
+        except OSError as error:
+            if self.is_recent:
+                return self.count()
+            more = f", nor {self._unsaid:,} before" if self._unsaid else ""
+            print(
+                f"warning: {what} not written{more} ({error.strerror or error}); training goes on",
+                file=sys.stderr,
+            )
+            self._said_at, self._unsaid = time.monotonic(), 0
+
+
+def _say_nothing_of_full_disks(args: threading.ExceptHookArgs) -> None:
+    """Keep TensorBoard's writer from showing a traceback when it ends; the logger says what is lost."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(args)
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -44,12 +75,17 @@ class RunTensorBoard(TensorBoardLogger):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="logs", version="")
+        self._refusals = Refusals()
+        if threading.excepthook is threading.__excepthook__:
+            threading.excepthook = _say_nothing_of_full_disks
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add a point to each curve; what is no number stands in the files only."""
+        if self._refusals.is_recent:  # a new writer for each point would fail as often
+            return self._refusals.count()
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        with _lost_if_refused(f"TensorBoard: step {step}"), self._anew_after_failure():
+        with self._refusals.said(f"TensorBoard: step {step}"), self._anew_after_failure():
             try:
                 super().log_metrics(numbers, step)
             except ValueError as error:  # Lightning takes any error for a value it cannot draw
@@ -58,19 +94,19 @@ class RunTensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_sample(self, prompt: str, text: str, step: int) -> None:
         """Show a prompt and what the model made of it."""
-        with _lost_if_refused(f"TensorBoard: samples of step {step}"), self._anew_after_failure():
+        with self._refusals.said(f"TensorBoard: samples of step {step}"), self._anew_after_failure():
             self.experiment.add_text(f"samples/{prompt}", prompt + text, step)
 
     @rank_zero_only
     def save(self) -> None:
         """Flush."""
-        with _lost_if_refused("TensorBoard"), self._anew_after_failure():
+        with self._refusals.said("TensorBoard"), self._anew_after_failure():
             super().save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush and close."""
-        with _lost_if_refused("TensorBoard"), self._anew_after_failure():
+        with self._refusals.said("TensorBoard"), self._anew_after_failure():
             super().finalize(status)
 
     @contextmanager
@@ -109,6 +145,7 @@ class MetricsFiles(_PlainLogger):
 
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "metrics"
+        self._refusals = Refusals()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -122,7 +159,7 @@ class MetricsFiles(_PlainLogger):
         self._append("samples.jsonl", step, {"prompt": prompt, "text": text})
 
     def _append(self, name: str, step: int | None, facts: dict[str, Any]) -> None:
-        with _lost_if_refused(f"{name}: step {step}"):
+        with self._refusals.said(f"{name}: step {step}"):
             append_json_line(self.folder / name, {"step": step, "time": time.time(), **facts})
 
 

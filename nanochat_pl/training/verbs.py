@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact, weights_digest
+from nanochat_pl.data.stage_data import refuse_other_ranks
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model import accounting
@@ -61,6 +62,8 @@ def fit(args: list[str]) -> int:
             f"the horizon is {plan.steps} steps, but {stage.run} is at step {receipt.step} already\n"
             "Give more steps to continue, or add --fresh to start over; the old run is moved aside, not deleted."
         )
+    if receipt and not stage.config.elastic:
+        refuse_other_ranks(receipt.world_size, world_size)
     _refuse_what_would_fail(stage)
     if stage.config.fresh:
         _start_over(stage.run_dir)

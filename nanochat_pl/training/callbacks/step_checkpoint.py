@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_warn
 
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
@@ -94,5 +94,7 @@ class StepCheckpoint(Checkpoint):
                 f"Make room: df -h {self.folder(trainer)}; quota -s\n"
                 f"The older ones are intact; the same command continues from step {max(self._last_saved, 0)}."
             )
-        rank_zero_warn(f"checkpoint not saved ({error}); training goes on, the older ones are intact")
+        if trainer.is_global_zero:  # printed, for of equal warnings Python shows only the first
+            text = f"warning: checkpoint not saved ({error}); training goes on, the older ones are intact"
+            print(text, file=sys.stderr, flush=True)
         return True
