@@ -114,6 +114,8 @@ def misfortunes(steps: int, count: int, pause_s: float, draw: random.Random) -> 
     """Draw misfortunes, spread over the steps."""
     kinds = [kind for kind, share in SHARES.items() for _ in range(max(1, round(share * count / 100)))]
     draw.shuffle(kinds)
+    kinds.remove("kill")
+    kinds.append("kill")  # the last is followed by a start, before which what waits for one can still come
     plan = []
     for number, kind in enumerate(kinds):
         step = int((number + 0.2 + 0.6 * draw.random()) * (steps - 30) / len(kinds)) + 5
