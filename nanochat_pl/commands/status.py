@@ -7,6 +7,7 @@ opened: a checkpoint counts as intact if its size is that of its receipt; `fit` 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import time
 from difflib import get_close_matches
@@ -58,6 +59,7 @@ def facts_of(folder: Path) -> Facts:
     return {
         "run": folder.name,
         "config": state.get("config"),
+        "command": _command(state, folder.name),
         "state": _word(state, alive),
         "reason": _reason(state, holder, alive),
         "step": step,
@@ -124,6 +126,14 @@ def _checkpoint(folder: Path) -> Facts | None:
         "bytes": newest.bytes,
         "problem": size_problem(newest),
     }
+
+
+def _command(state: Facts, run: str) -> str | None:
+    """Return the command that continues a run: that of its last start, or of its file where that was not noted."""
+    if arguments := state.get("arguments"):
+        return f"python cli.py fit {arguments}"
+    config = state.get("config")
+    return f"python cli.py fit --config {shlex.quote(config)} --run {shlex.quote(run)}" if config else None
 
 
 def _word(state: Facts, alive: bool) -> str:
@@ -244,8 +254,8 @@ def _state_for_people(facts: Facts) -> str:
 
 def _advice(facts: Facts) -> list[str]:
     """Return what to do now, if there is anything."""
-    again = f"python cli.py fit --config {facts['config'] or 'C'}"
-    if facts["state"] in ("running", "done") or facts["config"] is None:
+    again = facts["command"]
+    if facts["state"] in ("running", "done") or again is None:
         return []
     if "memory" in (facts["reason"] or ""):
         return ["", "Ask for more memory (--mem), or lower --data.init_args.device_batch_rows; then:", again]

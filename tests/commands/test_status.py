@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 import cli
 from nanochat_pl.commands import status
-from nanochat_pl.system import run_state
+from nanochat_pl.system import run_state, signals
 from nanochat_pl.system.errors import Failure, RunAgain
 from nanochat_pl.system.files import append_json_line, write_json
 from nanochat_pl.system.run_lock import WRITTEN_BYTES, lock_path, this_process
@@ -105,7 +106,7 @@ def test_unknown_run_is_answered_with_a_suggestion(run, capsys):
         (RunAgain("rank 1 was killed\nmore"), "stopped", 75, "rank 1 was killed"),
         (Failure("disk full\nmore"), "failed", 1, "disk full"),
         (KeyError("x"), "failed", 1, "KeyError: 'x'"),
-        (KeyboardInterrupt(), "stopped", 130, "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "stopped", 130, "SIGINT (Ctrl-C)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -140,7 +141,30 @@ def test_killed_run_is_told_from_a_running_one_and_what_to_do(run, capsys):
     assert "killed without a word" in found["reason"]
     assert found["eta_s"] is None
     cli.main(["status", "d20_base"])
-    assert f"python cli.py fit --config {CONFIG}" in capsys.readouterr().out
+    assert f"python cli.py fit --config {CONFIG} --run d20_base\n" in capsys.readouterr().out
+
+
+def test_command_of_the_last_start_is_the_one_that_continues(run, capsys):
+    run_state.begin(run, CONFIG, "--config a.yaml --run d20_base --trainer.devices 2")
+    cli.main(["status", "d20_base"])
+    assert "python cli.py fit --config a.yaml --run d20_base --trainer.devices 2\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGALRM, "the time limit"),
+        (signal.SIGINT, "SIGINT (Ctrl-C)"),
+        (signals.STOP_FILE, "the file STOP"),
+    ],
+)
+def test_what_stopped_a_run_is_shown(run, capsys, number, reason):
+    with recorded(run, CONFIG) as record:
+        record.exit_code, record.reason = signals.exit_code(number), run_state.reason_of_stop(number)
+    cli.main(["status", "d20_base"])
+    assert f"stopped (exit code {record.exit_code}): {reason}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("evidence", ["memory", "counter", "kernel log"])
