@@ -23,6 +23,10 @@ from nanochat_pl.system.run_lock import Holder, holder_of, is_at_work, lock_path
 from nanochat_pl.system.run_state import KILLED, RUNNING, read_state
 
 TAIL_BYTES = 8192
+OUT_OF_MEMORY = (
+    "out of memory",
+    "most likely out of memory",
+)  # how a reason begins for which there is evidence
 FULL = 0.9  # of the memory, at the last sign of life: then a kill without a word was most likely for the lack of it
 QUEUE_TIMEOUT_S = 3
 KERNEL_LOG_TIMEOUT_S = 2
@@ -159,12 +163,14 @@ def _why_killed(state: Facts, holder: Holder | None) -> str:
     """Return what is known of the end of a run that could not say a word."""
     if holder is not None and holder.is_of_this_machine:
         if _kernel_log_names(holder.pid):
-            return "out of memory: the kernel's log says that it killed this process"
+            return f"{OUT_OF_MEMORY[0]}: the kernel's log says that it killed this process"
         before, now = state.get("out_of_memory_kills"), out_of_memory_kills()
         if before is not None and now is not None and now > before:
-            return f"most likely out of memory: the kernel has killed {now - before} process(es) here since the start"
+            return (
+                f"{OUT_OF_MEMORY[1]}: the kernel has killed {now - before} process(es) here since the start"
+            )
     if holder is not None and holder.memory_share is not None and holder.memory_share > FULL:
-        return f"most likely out of memory: {holder.memory_share:.0%} was in use at the last sign of life"
+        return f"{OUT_OF_MEMORY[1]}: {holder.memory_share:.0%} was in use at the last sign of life"
     return "killed without a word (kill -9, the out-of-memory killer, or the machine went down)"
 
 
@@ -257,7 +263,7 @@ def _advice(facts: Facts) -> list[str]:
     again = facts["command"]
     if facts["state"] in ("running", "done") or again is None:
         return []
-    if "memory" in (facts["reason"] or ""):
+    if (facts["reason"] or "").startswith(OUT_OF_MEMORY):
         return ["", "Ask for more memory (--mem), or lower --data.init_args.device_batch_rows; then:", again]
     return ["", f"The same command continues: {again}"]
 

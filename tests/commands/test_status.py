@@ -141,7 +141,9 @@ def test_killed_run_is_told_from_a_running_one_and_what_to_do(run, capsys):
     assert "killed without a word" in found["reason"]
     assert found["eta_s"] is None
     cli.main(["status", "d20_base"])
-    assert f"python cli.py fit --config {CONFIG} --run d20_base\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"python cli.py fit --config {CONFIG} --run d20_base\n" in text
+    assert "--mem" not in text  # nothing speaks for a lack of memory
 
 
 def test_command_of_the_last_start_is_the_one_that_continues(run, capsys):
