@@ -260,7 +260,7 @@ def generate(
         held_out_described: false leaves out the towns about which no question is trained on, for a control.
         force: replace a corpus made with other settings.
     """
-    from nanochat_pl.system.corpus import MANIFEST, read_manifest, write_corpus
+    from nanochat_pl.system.corpus import write_corpus
     from nanochat_pl.tasks import world as worlds
 
     for name, value in (("documents", documents), ("val_documents", val_documents)):
@@ -274,14 +274,9 @@ def generate(
         "towns": towns,
         "held_out_described": held_out_described,
     }
-    if (folder / MANIFEST).exists() and not force:
-        made_from = read_manifest(folder).get("made_from")
-        if made_from == settings:
-            print(f"{folder}: is here, made with these settings")
-            return
-        raise BadInput(
-            f"{folder}: is here, made with {made_from}\nAdd --force true to replace it by one made with {settings}."
-        )
+    if not force and _is_made(folder, settings):
+        print(f"{folder}: is here, made with these settings")
+        return
     world = worlds.World(seed=seed, towns=towns, held_out_described=held_out_described)
     corpus = write_corpus(
         folder,
@@ -294,6 +289,29 @@ def generate(
     print(
         f"{folder}: {documents:,} documents for training, {val_documents:,} for validation, {size / 1e6:.1f} MB"
     )
+
+
+def _is_made(folder: Path, settings: dict[str, int]) -> bool:
+    """Tell whether a corpus made with these settings is here, its shards of their sizes; say so where they are not.
+
+    Raises:
+        BadInput: one made with other settings is here.
+    """
+    from nanochat_pl.system.corpus import MANIFEST, open_corpus, read_manifest
+
+    if not (folder / MANIFEST).exists():
+        return False
+    made_from = read_manifest(folder).get("made_from")
+    if made_from != settings:
+        raise BadInput(
+            f"{folder}: is here, made with {made_from}\nAdd --force true to replace it by one made with {settings}."
+        )
+    try:
+        open_corpus(folder)
+    except Failure as failure:
+        print(f"{str(failure).splitlines()[0]}; made anew")
+        return False
+    return True
 
 
 def repackage(source: str, name: str | None = None, force: bool = False) -> None:

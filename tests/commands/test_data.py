@@ -327,8 +327,22 @@ def test_what_is_made_here_is_not_fetched_but_named_with_its_command(hub, base_d
     (base_dir / "data/world/shard_00000.parquet").unlink()
     code, _, err = run(capsys, "check --for configs/demo_base.yaml")
     assert code == 1
-    assert "Mend: python cli.py data generate world --force true" in err
+    settings = "--documents 300 --val_documents 600 --seed 0 --towns 60 --held_out_described true"
+    assert f"Mend: python cli.py data generate world {settings} --force true" in err
     assert hub.requests == []
+
+
+def test_generated_corpus_is_made_anew_where_a_shard_is_cut(base_dir, capsys):
+    line = "generate world --documents 40 --val_documents 10"
+    shard = base_dir / "data" / "world" / "shard_00000.parquet"
+    run(capsys, line)
+    whole = shard.read_bytes()
+    assert "is here, made with these settings" in run(capsys, line)[1]
+    shard.write_bytes(whole[:-7])
+    code, out, _ = run(capsys, line)
+    assert code == 0
+    assert "made anew" in out
+    assert shard.read_bytes() == whole
 
 
 def test_the_list_says_what_stages_need_and_what_is_here(published, base_dir, capsys):
