@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,6 +210,36 @@ def test_damaged_checkpoint_and_half_a_line_of_numbers(run, capsys):
     found = facts(capsys)
     assert found["step"] == 120
     assert found["checkpoint"]["problem"] == "has 63 bytes instead of 64"
+
+
+RECEIPT = "checkpoints/step_00000100.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "cell"),
+    [
+        ("plan.json", "[]", "120 of ?"),
+        ("plan.json", '{"steps": "x"}', "120 of ?"),
+        ("plan.json", "{", "120 of ?"),
+        (RECEIPT, "[]", "?"),
+        (RECEIPT, '{"step": "x", "bytes": 64, "sha256": "", "model": {}, "world_size": 1}', "?"),
+        ("metrics/train.jsonl", '{"step": "x", "train/loss": 3.25}\n', "3.2500"),
+        ("metrics/train.jsonl", '{"step": 120, "train/loss": "x"}\n', "?"),
+        ("metrics/train.jsonl", "[]\n", "?"),
+        ("state.json", '{"state": "failed", "exit_code": "x", "config": "c.yaml"}', "failed (?)"),
+        ("state.json", '{"state": 3, "starts": "x", "config": []}', "unknown (?)"),
+        ("../.d20_base.lock", json.dumps(this_process()._replace(pid="x")._asdict()), "-"),
+    ],
+)
+def test_a_damaged_file_costs_its_own_cell(run, capsys, file, content, cell):
+    (run.parent / "sound").mkdir()
+    (run / file).write_text(content)
+    assert cli.main(["status"]) == 0
+    rows = {row.split()[0]: re.split(" {2,}", row) for row in capsys.readouterr().out.splitlines()}
+    assert "sound" in rows
+    assert cell in rows["d20_base"]
+    assert cli.main(["status", "d20_base"]) == 0
+    assert ("damaged" in capsys.readouterr().out) == (not file.endswith("lock"))
 
 
 def test_stacks_of_the_watchdog_are_named(run, capsys):
