@@ -18,7 +18,7 @@ from typing import Any
 
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.memory import out_of_memory_kills
-from nanochat_pl.system.paths import base_dir, run_dir
+from nanochat_pl.system.paths import base_dir, is_plain_name, run_dir
 from nanochat_pl.system.printable import size_text
 from nanochat_pl.system.receipts import receipts, size_problem
 from nanochat_pl.system.run_lock import Holder, holder_of, is_at_work, lock_path
@@ -57,7 +57,7 @@ def status(run: str | None = None, json: bool = False) -> None:
         print(_as_json(every) if json else _table(every))
         return
     folder = run_dir(run)
-    if not folder.is_dir() or Path(run).name != run:
+    if not is_plain_name(run) or not folder.is_dir():
         raise BadInput(_no_such_run(run))
     facts = facts_of(folder)
     print(_as_json(facts) if json else "\n".join(_lines(facts)))
@@ -112,7 +112,8 @@ def _no_such_run(run: str) -> str:
     names = [path.name for path in _runs()]
     near = get_close_matches(run, names, n=1)
     hint = f"Did you mean {near[0]}?\n" if near else ""
-    return f"{run}: there is no such run in {base_dir() / 'runs'}\n{hint}python cli.py status lists all {len(names)}"
+    what = f"{run or repr(run)}: there is no such run in {base_dir() / 'runs'}"
+    return f"{what}\n{hint}python cli.py status lists all {len(names)}"
 
 
 def _read_plan(path: Path) -> Facts:

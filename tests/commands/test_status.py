@@ -93,6 +93,12 @@ def test_no_run_at_all(base_dir, capsys):
     assert not base_dir.exists()
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../runs", "d20_base/metrics"])
+def test_what_is_no_name_of_a_run_is_refused(run, capsys, name):
+    assert cli.main(["status", name]) == 2
+    assert "there is no such run" in capsys.readouterr().err
+
+
 def test_unknown_run_is_answered_with_a_suggestion(run, capsys):
     assert cli.main(["status", "d20_bsae"]) == 2
     err = capsys.readouterr().err
