@@ -7,10 +7,10 @@ is found out in `stage_needs.py`; only `fetch` opens a connection.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanochat_pl.commands.stage_needs import (
     CorpusNeed,
@@ -21,9 +21,12 @@ from nanochat_pl.commands.stage_needs import (
     needs_of,
 )
 from nanochat_pl.system.assets import CORPORA, TASKS, Asset
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Failure, unwritable
 from nanochat_pl.system.paths import base_dir, corpus_dir, is_plain_name, user_path
 from nanochat_pl.system.printable import size_text
+
+if TYPE_CHECKING:
+    from nanochat_pl.system.corpus import Corpus
 
 WORLD_ROWS_PER_SHARD = 8192
 REPACKAGED_ROWS_PER_SHARD = 52 * 1024  # about 100 MB of web text
@@ -260,7 +263,6 @@ def generate(
         held_out_described: false leaves out the towns about which no question is trained on, for a control.
         force: replace a corpus made with other settings.
     """
-    from nanochat_pl.system.corpus import write_corpus
     from nanochat_pl.tasks import world as worlds
 
     for name, value in (("documents", documents), ("val_documents", val_documents)):
@@ -278,7 +280,7 @@ def generate(
         print(f"{folder}: is here, made with these settings")
         return
     world = worlds.World(seed=seed, towns=towns, held_out_described=held_out_described)
-    corpus = write_corpus(
+    corpus = _written(
         folder,
         islice(worlds.documents(world), documents),
         val_texts=islice(worlds.documents(world, split="val"), val_documents),
@@ -289,6 +291,22 @@ def generate(
     print(
         f"{folder}: {documents:,} documents for training, {val_documents:,} for validation, {size / 1e6:.1f} MB"
     )
+
+
+def _written(folder: Path, texts: Iterable[str], **settings: Any) -> Corpus:
+    """Write a corpus as `write_corpus` does, and say what to do where the disk refuses.
+
+    Raises:
+        Failure: the disk refuses, or there is no document for one of the splits; nothing is left behind.
+    """
+    from nanochat_pl.system.corpus import write_corpus
+
+    try:
+        return write_corpus(folder, texts, **settings)
+    except Failure as failure:
+        if isinstance(failure.__cause__, OSError):
+            raise unwritable(folder, failure.__cause__, "export NANOCHAT_BASE_DIR=DIR") from failure
+        raise
 
 
 def _is_made(folder: Path, settings: dict[str, int]) -> bool:
@@ -322,7 +340,7 @@ def repackage(source: str, name: str | None = None, force: bool = False) -> None
         name: name of the new corpus; null means the folder's.
         force: replace a corpus of this name.
     """
-    from nanochat_pl.system.corpus import iter_texts, open_corpus, write_corpus
+    from nanochat_pl.system.corpus import iter_texts, open_corpus
 
     if not user_path(source).is_dir():
         raise BadInput(f"{source}: there is no such folder")
@@ -335,7 +353,7 @@ def repackage(source: str, name: str | None = None, force: bool = False) -> None
     given = open_corpus(user_path(source))
     for note in given.notes:
         print(note, file=sys.stderr)
-    corpus = write_corpus(
+    corpus = _written(
         folder,
         iter_texts(given.train),
         val_texts=iter_texts(given.val),
