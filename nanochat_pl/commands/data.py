@@ -7,10 +7,10 @@ is found out in `stage_needs.py`; only `fetch` opens a connection.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanochat_pl.commands.stage_needs import (
     CorpusNeed,
@@ -21,9 +21,12 @@ from nanochat_pl.commands.stage_needs import (
     needs_of,
 )
 from nanochat_pl.system.assets import CORPORA, TASKS, Asset
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Failure, unwritable
 from nanochat_pl.system.paths import base_dir, corpus_dir, is_plain_name, user_path
 from nanochat_pl.system.printable import size_text
+
+if TYPE_CHECKING:
+    from nanochat_pl.system.corpus import Corpus
 
 WORLD_ROWS_PER_SHARD = 8192
 REPACKAGED_ROWS_PER_SHARD = 52 * 1024  # about 100 MB of web text
@@ -260,7 +263,6 @@ def generate(
         held_out_described: false leaves out the towns about which no question is trained on, for a control.
         force: replace a corpus made with other settings.
     """
-    from nanochat_pl.system.corpus import MANIFEST, read_manifest, write_corpus
     from nanochat_pl.tasks import world as worlds
 
     for name, value in (("documents", documents), ("val_documents", val_documents)):
@@ -274,16 +276,11 @@ def generate(
         "towns": towns,
         "held_out_described": held_out_described,
     }
-    if (folder / MANIFEST).exists() and not force:
-        made_from = read_manifest(folder).get("made_from")
-        if made_from == settings:
-            print(f"{folder}: is here, made with these settings")
-            return
-        raise BadInput(
-            f"{folder}: is here, made with {made_from}\nAdd --force true to replace it by one made with {settings}."
-        )
+    if not force and _is_made(folder, settings):
+        print(f"{folder}: is here, made with these settings")
+        return
     world = worlds.World(seed=seed, towns=towns, held_out_described=held_out_described)
-    corpus = write_corpus(
+    corpus = _written(
         folder,
         islice(worlds.documents(world), documents),
         val_texts=islice(worlds.documents(world, split="val"), val_documents),
@@ -296,6 +293,45 @@ def generate(
     )
 
 
+def _written(folder: Path, texts: Iterable[str], **settings: Any) -> Corpus:
+    """Write a corpus as `write_corpus` does, and say what to do where the disk refuses.
+
+    Raises:
+        Failure: the disk refuses, or there is no document for one of the splits; nothing is left behind.
+    """
+    from nanochat_pl.system.corpus import write_corpus
+
+    try:
+        return write_corpus(folder, texts, **settings)
+    except Failure as failure:
+        if isinstance(failure.__cause__, OSError):
+            raise unwritable(folder, failure.__cause__, "export NANOCHAT_BASE_DIR=DIR") from failure
+        raise
+
+
+def _is_made(folder: Path, settings: dict[str, int]) -> bool:
+    """Tell whether a corpus made with these settings is here, its shards of their sizes; say so where they are not.
+
+    Raises:
+        BadInput: one made with other settings is here.
+    """
+    from nanochat_pl.system.corpus import MANIFEST, open_corpus, read_manifest
+
+    if not (folder / MANIFEST).exists():
+        return False
+    made_from = read_manifest(folder).get("made_from")
+    if made_from != settings:
+        raise BadInput(
+            f"{folder}: is here, made with {made_from}\nAdd --force true to replace it by one made with {settings}."
+        )
+    try:
+        open_corpus(folder)
+    except Failure as failure:
+        print(f"{str(failure).splitlines()[0]}; made anew")
+        return False
+    return True
+
+
 def repackage(source: str, name: str | None = None, force: bool = False) -> None:
     """Make shards, with a manifest, from a folder of parquet, JSONL or text files.
 
@@ -304,7 +340,7 @@ def repackage(source: str, name: str | None = None, force: bool = False) -> None
         name: name of the new corpus; null means the folder's.
         force: replace a corpus of this name.
     """
-    from nanochat_pl.system.corpus import iter_texts, open_corpus, write_corpus
+    from nanochat_pl.system.corpus import iter_texts, open_corpus
 
     if not user_path(source).is_dir():
         raise BadInput(f"{source}: there is no such folder")
@@ -317,7 +353,7 @@ def repackage(source: str, name: str | None = None, force: bool = False) -> None
     given = open_corpus(user_path(source))
     for note in given.notes:
         print(note, file=sys.stderr)
-    corpus = write_corpus(
+    corpus = _written(
         folder,
         iter_texts(given.train),
         val_texts=iter_texts(given.val),

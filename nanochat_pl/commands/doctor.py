@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,23 +45,34 @@ def doctor(json: bool = False) -> None:
     Args:
         json: print JSON instead of a table.
     """
-    findings = examined(CHECKS)
+    met: list[Exception] = []
+    findings = examined(CHECKS, met=met)
     print(_as_json(findings) if json else _table(findings))
+    if met and "--debug" in sys.argv:
+        raise met[0]
     failed = [name for name, finding in findings.items() if finding.state == "fail"]
     if failed:
         raise Failure(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
 
 
-def examined(checks: dict[str, Callable[[], Finding]], patience_s: float = PATIENCE_S) -> dict[str, Finding]:
+def examined(
+    checks: dict[str, Callable[[], Finding]],
+    patience_s: float = PATIENCE_S,
+    met: list[Exception] | None = None,
+) -> dict[str, Finding]:
     """Return what each check finds; a disk or a driver that does not answer is a finding too.
 
     Args:
         checks: by name.
         patience_s: seconds for all of them, which run side by side.
+        met: takes what checks raised that went wrong themselves.
     """
+    met = [] if met is None else met
     found: dict[str, Finding] = {}
     threads = {
-        name: threading.Thread(target=lambda n=name, c=check: found.update({n: _checked(c)}), daemon=True)
+        name: threading.Thread(
+            target=lambda n=name, c=check: found.update({n: _checked(c, met)}), daemon=True
+        )
         for name, check in checks.items()
     }
     for thread in threads.values():
@@ -74,11 +86,12 @@ def examined(checks: dict[str, Callable[[], Finding]], patience_s: float = PATIE
     return {name: found.get(name, silent) for name in checks}
 
 
-def _checked(check: Callable[[], Finding]) -> Finding:
+def _checked(check: Callable[[], Finding], met: list[Exception]) -> Finding:
     """Return what a check finds; one that itself goes wrong is a finding too."""
     try:
         return check()
     except Exception as error:  # a doctor that dies of the first symptom helps nobody
+        met.append(error)
         return warn(f"could not be checked: {type(error).__name__}: {error}", "python cli.py doctor --debug")
 
 

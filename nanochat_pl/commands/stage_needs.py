@@ -39,8 +39,21 @@ class CorpusNeed(NamedTuple):
         asset = CORPORA.get(self.name)
         if asset is None:
             return "copy the files there again"
-        force = " --force true" if asset.dataset_id is None and self.folder.is_dir() else ""
-        return asset.obtain.format(config=config) + force
+        command = asset.obtain.format(config=config)
+        if asset.dataset_id is not None or not self.folder.is_dir():
+            return command
+        return " ".join([command, *_settings_of(self.folder), "--force true"])
+
+
+def _settings_of(folder: Path) -> list[str]:
+    """Return the options with which a corpus was generated, as its manifest tells; none where it does not."""
+    from nanochat_pl.system.corpus import read_manifest
+
+    try:
+        made_from = dict(read_manifest(folder)["made_from"])
+    except (Failure, KeyError, TypeError, ValueError):
+        return []
+    return [f"--{name} {str(value).lower()}" for name, value in made_from.items() if isinstance(value, int)]
 
 
 class StageNeeds(NamedTuple):

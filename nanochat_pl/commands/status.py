@@ -7,26 +7,42 @@ opened: a checkpoint counts as intact if its size is that of its receipt; `fit` 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import time
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.memory import out_of_memory_kills
-from nanochat_pl.system.paths import base_dir, run_dir
+from nanochat_pl.system.paths import base_dir, is_plain_name, run_dir
 from nanochat_pl.system.printable import size_text
 from nanochat_pl.system.receipts import receipts, size_problem
 from nanochat_pl.system.run_lock import Holder, holder_of, is_at_work, lock_path
 from nanochat_pl.system.run_state import KILLED, RUNNING, read_state
 
 TAIL_BYTES = 8192
+OUT_OF_MEMORY = (
+    "out of memory",
+    "most likely out of memory",
+)  # how a reason begins for which there is evidence
 FULL = 0.9  # of the memory, at the last sign of life: then a kill without a word was most likely for the lack of it
 QUEUE_TIMEOUT_S = 3
 KERNEL_LOG_TIMEOUT_S = 2
 
 Facts = dict[str, Any]
+Kinds = dict[str, type | UnionType]
+
+NUMBER = int | float
+DAMAGED = "damaged"  # among the facts of a file in which something is of the wrong form
+PLAN: Kinds = {"steps": int, "batch_tokens": int}
+LOGGED: Kinds = {"step": int, "time": NUMBER, "train/loss": NUMBER, "train/tokens_per_s": NUMBER}
+STATE: Kinds = dict.fromkeys(("state", "config", "arguments", "reason", "job"), str) | dict.fromkeys(
+    ("starts", "restarts", "exit_code", "out_of_memory_kills"), int
+)
 
 
 def status(run: str | None = None, json: bool = False) -> None:
@@ -41,23 +57,30 @@ def status(run: str | None = None, json: bool = False) -> None:
         print(_as_json(every) if json else _table(every))
         return
     folder = run_dir(run)
-    if not folder.is_dir() or Path(run).name != run:
+    if not is_plain_name(run) or not folder.is_dir():
         raise BadInput(_no_such_run(run))
     facts = facts_of(folder)
     print(_as_json(facts) if json else "\n".join(_lines(facts)))
 
 
 def facts_of(folder: Path) -> Facts:
-    """Return everything that is known of a run, ready for JSON; None where unknown."""
-    plan, state = _read(folder / "plan.json"), read_state(folder)
+    """Return everything that is known of a run, ready for JSON; None where unknown or damaged."""
+    plan, state = _read_plan(folder / "plan.json"), _sound(read_state(folder), STATE)
     logged = _last_line(folder / "metrics" / "train.jsonl")
-    holder = holder_of(lock_path(folder))
+    holder = _holder(folder)
     alive = holder is not None and is_at_work(holder)
     checkpoint = _checkpoint(folder)
     step = max(logged.get("step") or 0, checkpoint["step"] if checkpoint else 0)
+    damage = {
+        "plan.json": DAMAGED in plan,
+        "state.json": DAMAGED in state,
+        "metrics/train.jsonl": DAMAGED in logged,
+        "checkpoints": checkpoint is None and any(folder.glob("checkpoints/step_*.json")),
+    }
     return {
         "run": folder.name,
         "config": state.get("config"),
+        "command": _command(state, folder.name),
         "state": _word(state, alive),
         "reason": _reason(state, holder, alive),
         "step": step,
@@ -67,13 +90,14 @@ def facts_of(folder: Path) -> Facts:
         "eta_s": _to_go(plan, logged, step) if alive else None,
         "logged": logged.get("time"),
         "checkpoint": checkpoint,
-        "starts": state.get("starts", 0),
-        "restarts": state.get("restarts", 0),
+        "starts": state.get("starts") or 0,
+        "restarts": state.get("restarts") or 0,
         "exit_code": _exit_code(state, alive),
         "process": _process(holder, alive),
         "queue": _queue(state.get("job")),
         "stacks": [str(path) for path in _stacks(folder)],
         "artifact": (folder / "artifact" / "config.json").exists(),
+        "damaged": [name for name, is_damaged in damage.items() if is_damaged],
     }
 
 
@@ -88,18 +112,37 @@ def _no_such_run(run: str) -> str:
     names = [path.name for path in _runs()]
     near = get_close_matches(run, names, n=1)
     hint = f"Did you mean {near[0]}?\n" if near else ""
-    return f"{run}: there is no such run in {base_dir() / 'runs'}\n{hint}python cli.py status lists all {len(names)}"
+    what = f"{run or repr(run)}: there is no such run in {base_dir() / 'runs'}"
+    return f"{what}\n{hint}python cli.py status lists all {len(names)}"
 
 
-def _read(path: Path) -> Facts:
+def _read_plan(path: Path) -> Facts:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _sound(json.loads(path.read_text(encoding="utf-8")), PLAN)
+    except OSError:
         return {}
+    except ValueError:
+        return {DAMAGED: True}
+
+
+def _sound(found: Any, kinds: Kinds) -> Facts:
+    """Return what a file says that is of the right form; `DAMAGED` is among it if something is not."""
+    if not isinstance(found, dict):
+        return {DAMAGED: True}
+    wrong = {name for name, kind in kinds.items() if not isinstance(found.get(name), kind | None)}
+    sound = {name: value for name, value in found.items() if name not in wrong}
+    return sound | {DAMAGED: True} if wrong else sound
+
+
+def _holder(folder: Path) -> Holder | None:
+    """Return who works, or worked, in a run's folder; nobody where the file says nothing of the kind."""
+    holder = holder_of(lock_path(folder))
+    numbers = {"pid": int, "time": NUMBER, "memory_share": NUMBER}
+    return None if holder is None or DAMAGED in _sound(holder._asdict(), numbers) else holder
 
 
 def _last_line(path: Path) -> Facts:
-    """Return the last whole line of a file of JSON lines; nothing if there is none."""
+    """Return the last whole line of the metrics of training; nothing if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -108,8 +151,8 @@ def _last_line(path: Path) -> Facts:
         return {}
     for line in reversed(lines):
         try:
-            return dict(json.loads(line))
-        except (ValueError, TypeError):
+            return _sound(json.loads(line), LOGGED)
+        except ValueError:
             continue  # cut short by a kill, or the rest of a longer one
     return {}
 
@@ -126,11 +169,19 @@ def _checkpoint(folder: Path) -> Facts | None:
     }
 
 
+def _command(state: Facts, run: str) -> str | None:
+    """Return the command that continues a run: that of its last start, or of its file where that was not noted."""
+    if arguments := state.get("arguments"):
+        return f"python cli.py fit {arguments}"
+    config = state.get("config")
+    return f"python cli.py fit --config {shlex.quote(config)} --run {shlex.quote(run)}" if config else None
+
+
 def _word(state: Facts, alive: bool) -> str:
     """Return how a run is: running, done, stopped, failed, killed, or unknown where it never said anything."""
     if alive:
         return RUNNING
-    return "killed" if state.get("state") == RUNNING else state.get("state", "unknown")
+    return "killed" if state.get("state") == RUNNING else state.get("state") or "unknown"
 
 
 def _exit_code(state: Facts, alive: bool) -> int | None:
@@ -149,12 +200,14 @@ def _why_killed(state: Facts, holder: Holder | None) -> str:
     """Return what is known of the end of a run that could not say a word."""
     if holder is not None and holder.is_of_this_machine:
         if _kernel_log_names(holder.pid):
-            return "out of memory: the kernel's log says that it killed this process"
+            return f"{OUT_OF_MEMORY[0]}: the kernel's log says that it killed this process"
         before, now = state.get("out_of_memory_kills"), out_of_memory_kills()
         if before is not None and now is not None and now > before:
-            return f"most likely out of memory: the kernel has killed {now - before} process(es) here since the start"
+            return (
+                f"{OUT_OF_MEMORY[1]}: the kernel has killed {now - before} process(es) here since the start"
+            )
     if holder is not None and holder.memory_share is not None and holder.memory_share > FULL:
-        return f"most likely out of memory: {holder.memory_share:.0%} was in use at the last sign of life"
+        return f"{OUT_OF_MEMORY[1]}: {holder.memory_share:.0%} was in use at the last sign of life"
     return "killed without a word (kill -9, the out-of-memory killer, or the machine went down)"
 
 
@@ -175,10 +228,10 @@ def _kernel_log_names(pid: int) -> bool:
 
 def _to_go(plan: Facts, logged: Facts, step: int) -> float | None:
     """Return the seconds to the end at the last speed."""
-    speed = logged.get("train/tokens_per_s")
-    if not speed or "steps" not in plan:
+    speed, steps, batch_tokens = logged.get("train/tokens_per_s"), plan.get("steps"), plan.get("batch_tokens")
+    if not speed or not isfinite(speed) or steps is None or batch_tokens is None:
         return None
-    return max(0, plan["steps"] - step) * plan["batch_tokens"] / speed
+    return max(0, steps - step) * batch_tokens / speed
 
 
 def _process(holder: Holder | None, alive: bool) -> Facts | None:
@@ -222,44 +275,61 @@ def _lines(facts: Facts) -> list[str]:
         ("run", facts["run"]),
         ("state", _state_for_people(facts)),
         ("step", _progress(facts)),
-        ("loss", _number(facts["loss"], ".4f")),
-        ("speed", f"{_number(facts['tokens_per_s'], ',.0f')} tokens/s"),
+        ("loss", _measured(facts, "loss", ".4f")),
+        ("speed", f"{_measured(facts, 'tokens_per_s', ',.0f')} tokens/s"),
         ("to go", _duration(facts["eta_s"])),
-        ("checkpoint", _checkpoint_for_people(facts["checkpoint"])),
+        ("checkpoint", _checkpoint_for_people(facts)),
         ("starts", f"{facts['starts']} ({facts['restarts']} by SLURM)"),
         ("process", _process_for_people(facts["process"])),
         ("queue", facts["queue"] or "-"),
     ]
     lines = [f"{name:<11} {value}" for name, value in rows]
+    if facts["damaged"]:
+        lines.append(f"{'damaged':<11} {', '.join(facts['damaged'])}")
     if facts["stacks"]:
         lines.append(f"{'stacks':<11} {facts['stacks'][0]}" + " …" * (len(facts["stacks"]) > 1))
     return [*lines, *_advice(facts)]
 
 
 def _state_for_people(facts: Facts) -> str:
-    code = "" if facts["exit_code"] is None else f" (exit code {facts['exit_code']})"
+    code = _code(facts)
+    code = f" (exit code {code})" if code else ""
     reason = f": {facts['reason']}" if facts["reason"] else ""
     return f"{facts['state']}{code}{reason}"
 
 
 def _advice(facts: Facts) -> list[str]:
     """Return what to do now, if there is anything."""
-    again = f"python cli.py fit --config {facts['config'] or 'C'}"
-    if facts["state"] in ("running", "done") or facts["config"] is None:
+    again = facts["command"]
+    if facts["state"] in ("running", "done") or again is None:
         return []
-    if "memory" in (facts["reason"] or ""):
+    if (facts["reason"] or "").startswith(OUT_OF_MEMORY):
         return ["", "Ask for more memory (--mem), or lower --data.init_args.device_batch_rows; then:", again]
     return ["", f"The same command continues: {again}"]
 
 
 def _progress(facts: Facts) -> str:
     steps = facts["steps"]
-    return f"{facts['step']} of {steps} ({facts['step'] / steps:.1%})" if steps else str(facts["step"])
+    if steps:
+        return f"{facts['step']} of {steps} ({facts['step'] / steps:.1%})"
+    return f"{facts['step']}{' of ?' if 'plan.json' in facts['damaged'] else ''}"
 
 
-def _checkpoint_for_people(checkpoint: Facts | None) -> str:
+def _code(facts: Facts) -> str:
+    """Return the exit code; "" where there is none, "?" where it is damaged."""
+    if facts["exit_code"] is None:
+        return "?" if "state.json" in facts["damaged"] else ""
+    return str(facts["exit_code"])
+
+
+def _no_checkpoint(facts: Facts) -> str:
+    return "?" if "checkpoints" in facts["damaged"] else "none"
+
+
+def _checkpoint_for_people(facts: Facts) -> str:
+    checkpoint = facts["checkpoint"]
     if checkpoint is None:
-        return "none"
+        return _no_checkpoint(facts)
     state = checkpoint["problem"] or "size as receipted"
     age = _duration(time.time() - checkpoint["time"])
     return f"step {checkpoint['step']}, {age} old, {size_text(checkpoint['bytes'])}, {state}"
@@ -283,12 +353,12 @@ def _table(every: list[Facts]) -> str:
         rows.append(
             (
                 facts["run"],
-                facts["state"] + (f" ({facts['exit_code']})" if facts["exit_code"] else ""),
+                facts["state"] + (f" ({_code(facts)})" if _code(facts) not in ("", "0") else ""),
                 _progress(facts),
-                _number(facts["loss"], ".4f"),
-                _number(facts["tokens_per_s"], ",.0f"),
+                _measured(facts, "loss", ".4f"),
+                _measured(facts, "tokens_per_s", ",.0f"),
                 _duration(facts["eta_s"]),
-                f"step {checkpoint['step']}" if checkpoint else "none",
+                f"step {checkpoint['step']}" if checkpoint else _no_checkpoint(facts),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -297,8 +367,11 @@ def _table(every: list[Facts]) -> str:
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _measured(facts: Facts, name: str, form: str) -> str:
+    """Return a number of the metrics; "-" where there is none, "?" where it is damaged."""
+    if facts[name] is None:
+        return "?" if "metrics/train.jsonl" in facts["damaged"] else "-"
+    return format(facts[name], form)
 
 
 def _duration(seconds: float | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import locale
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -36,10 +38,7 @@ def disk() -> Finding:
     free = shutil.disk_usage(folder).free
     text = f"{free / 1e9:.1f} GB free for {base_dir()}"
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"0" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
+        _try_to_write(folder)
     except OSError as error:
         return fail(f"{folder} cannot be written: {error.strerror}", _elsewhere(error.errno))
     if free < ROOM_FOR_D20:
@@ -49,10 +48,20 @@ def disk() -> Finding:
     return ok(text)
 
 
+def _try_to_write(folder: Path) -> None:
+    """Write a block there and take it away again.
+
+    Raises:
+        OSError: the folder is missing or full, or may not be written.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0" * 4096)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _elsewhere(number: int | None) -> str:
     """Return what to do about a disk that refuses: a quota is asked for by `quota`, the rest by `df`."""
-    import errno
-
     look = "quota -s" if number == errno.EDQUOT else f"df -h {base_dir()}"
     return f"{look}; export NANOCHAT_BASE_DIR=/scratch/$USER/nanochat"
 
@@ -69,14 +78,27 @@ def inodes() -> Finding:
 
 
 def temporary_folder() -> Finding:
-    """TMPDIR: compilers and loggers write there, checkpoints do not."""
-    folder = Path(tempfile.gettempdir())
+    """TMPDIR: compilers and loggers write there, checkpoints do not; Python silently passes over one that is broken."""
+    asked = os.environ.get("TMPDIR")
+    name = f"TMPDIR={asked}" if asked else "the temporary folder"
+    try:
+        folder = Path(asked or tempfile.gettempdir())
+        _try_to_write(folder)
+    except OSError as error:
+        return fail(f"{name} cannot be written: {error.strerror}", _another_tmpdir(asked, error.errno))
     free = shutil.disk_usage(folder).free
     same = folder.stat().st_dev == _standing(base_dir()).stat().st_dev
     text = f"{folder}, {free / 1e9:.1f} GB free, {'same' if same else 'other'} file system as the runs"
     if free < LEAST_TEMPORARY:
-        return warn(f"{text}; the compiler needs 1 GB", f"export TMPDIR={base_dir()}/tmp; mkdir -p $TMPDIR")
+        return warn(f"{text}; the compiler needs 1 GB", _another_tmpdir(asked, errno.ENOSPC))
     return ok(text)
+
+
+def _another_tmpdir(asked: str | None, number: int | None) -> str:
+    """Return the command that gives a usable TMPDIR: the folder is made if only that is lacking, else another is."""
+    if asked and number == errno.ENOENT:
+        return f"mkdir -p {shlex.quote(asked)}"
+    return f"export TMPDIR={shlex.quote(f'{base_dir()}/tmp')}; mkdir -p $TMPDIR"
 
 
 def data() -> Finding:

@@ -16,6 +16,9 @@ from typing import Any
 from nanochat_pl.system.errors import BadInput
 
 SIMILAR_ENOUGH, ALMOST_EQUAL = 0.6, 0.9
+VALUE_FOR_SECTION = re.compile(r"""Parser key "([\w.]+)":\s*Unable to load config ['"](.*?)['"]""")
+OFF = ("timeout_s 0", "every_n_steps 0", "enabled false")  # the settings that turn sections off
+ONE_VALUE = bool | int | float | str | list | None
 
 
 class Suggesting:
@@ -36,6 +39,15 @@ class Suggesting:
         """Raise a BadInput that says what was wrong and what is near."""
         raise BadInput(explain(message, {*self._option_names(), *self.further_names})) from None
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse as jsonargparse does; it lets a file set a section to one value, which is refused here."""
+        config = super().parse_args(*args, **kwargs)
+        known = self._option_names()
+        for name, value in vars(config).items():
+            if isinstance(value, ONE_VALUE) and _is_section(name, known):
+                raise BadInput(not_a_section(name, value, known))
+        return config
+
     def _option_names(self) -> set[str]:
         options = {
             name for action in self._actions for name in action.option_strings if name.startswith("--")
@@ -50,10 +62,26 @@ def explain(message: str, known: Iterable[str]) -> str:
         message: what jsonargparse said; it may span many lines.
         known: every option and key that exists.
     """
+    known = set(known)
+    found = VALUE_FOR_SECTION.search(message)
+    if found and _is_section(found[1], known):
+        return not_a_section(found[1], found[2], known)
     what = re.sub(r" Did you mean [^?]*\?", "", _essence(message))  # argparse has a guess of its own
     wrong = _wrong_name(what)
     hint = _nearest_file(wrong) if _names_a_file(what) else nearest(wrong, known)
     return f"{what}\nDid you mean {hint}?" if hint else what
+
+
+def not_a_section(name: str, value: object, known: set[str]) -> str:
+    """Return what to say of one value given to a section, which has settings of its own, such as `--watchdog false`."""
+    off = next((f"--{name}.{setting}" for setting in OFF if f"--{name}.{setting.split()[0]}" in known), None)
+    remedy = f"Turn it off: {off}" if off else f"Set one of them: --{name}.SETTING VALUE"
+    return f"{name}: is a section of several settings, {value!r} is none of them\n{remedy}"
+
+
+def _is_section(name: str, known: set[str]) -> bool:
+    """Tell whether a name is that of a group of options; what a class is chosen for has an option `help`."""
+    return f"--{name}.help" not in known and any(option.startswith(f"--{name}.") for option in known)
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str | None:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from nanochat_pl.system.files import sha256_of
 
+KINDS = {"step": int, "bytes": int, "sha256": str, "model": dict, "world_size": int}
+KINDS |= {"start": str | None, "time": int | float | None}  # of later receipts only
 STEP_FILE = re.compile(r"step_(\d+)\.ckpt")
 
 
@@ -54,8 +56,11 @@ def receipts(folder: Path) -> list[Receipt]:
 
 
 def _read_receipt(checkpoint: Path) -> Receipt | None:
+    """Return what a receipt says; None if it is missing or damaged."""
     try:
         facts = json.loads(receipt_path(checkpoint).read_text())
+        if not all(isinstance(facts.get(name), kind) for name, kind in KINDS.items()):
+            return None
         return Receipt(
             checkpoint,
             facts["step"],
@@ -66,7 +71,7 @@ def _read_receipt(checkpoint: Path) -> Receipt | None:
             facts.get("start"),
             facts.get("time"),
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, AttributeError):
         return None
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.files import write_json
 from nanochat_pl.system.memory import out_of_memory_kills
@@ -34,18 +35,20 @@ def read_state(run_dir: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def begin(run_dir: Path, config: str) -> None:
+def begin(run_dir: Path, config: str, arguments: str = "") -> None:
     """Note that a run was started, or started again.
 
     Args:
         run_dir: its folder, which exists.
         config: the stage's file, as it was named.
+        arguments: of `fit`, quoted for a shell, with which the run goes on.
     """
     before, me = read_state(run_dir), this_process()
     now = {
         "state": RUNNING,
         "config": config,
-        "starts": before.get("starts", 0) + 1,
+        "arguments": arguments,
+        "starts": _count(before.get("starts")) + 1,
         "host": me.host,
         "pid": me.pid,
         "job": me.job,
@@ -56,6 +59,10 @@ def begin(run_dir: Path, config: str) -> None:
     }
     with suppress(OSError):
         write_json(run_dir / FILE, now)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def end(run_dir: Path, exit_code: int, reason: str) -> None:
@@ -88,14 +95,15 @@ class Record:
 
 
 @contextmanager
-def recorded(run_dir: Path, config: str) -> Iterator[Record]:
+def recorded(run_dir: Path, config: str, arguments: str = "") -> Iterator[Record]:
     """Note the start of a run and, on leaving, its end: with the record's code, or as the error says.
 
     Args:
         run_dir: the run's folder, which exists.
         config: the stage's file, as it was named.
+        arguments: of `fit`, quoted for a shell, with which the run goes on.
     """
-    begin(run_dir, config)
+    begin(run_dir, config, arguments)
     record = Record()
     try:
         yield record
@@ -115,7 +123,15 @@ def _code_of(error: BaseException) -> int:
     return Failure.exit_code
 
 
+def reason_of_stop(number: int) -> str:
+    """Return what is noted of a run that was asked to stop: the signal's name, the time limit or the file STOP."""
+    name = signals.name_of(number)
+    return f"{name} (Ctrl-C)" if number == signal.SIGINT else name
+
+
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return reason_of_stop(signal.SIGINT)
     told = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, BadInput | Failure):
         return told

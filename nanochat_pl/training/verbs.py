@@ -7,6 +7,7 @@ Then the run folder appears, and the same command finds its way back into it.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import warnings
@@ -33,7 +34,7 @@ from nanochat_pl.system.hardware import devices_in_all
 from nanochat_pl.system.paths import user_path
 from nanochat_pl.system.receipts import Receipt, newest_valid, receipts
 from nanochat_pl.system.run_lock import RunLock, hold_lock, lock_path
-from nanochat_pl.system.run_state import recorded
+from nanochat_pl.system.run_state import reason_of_stop, recorded
 from nanochat_pl.training.callbacks.requeue import Requeue
 from nanochat_pl.training.checkpoint_io import refuse_other_model, refuse_other_start, require_free_space
 from nanochat_pl.training.failures import explained
@@ -83,9 +84,15 @@ def fit(args: list[str]) -> int:
     if rank_zero_only.rank != 0:
         return _train(stage, receipt)
     forget_request(stage.run_dir)
-    with recorded(stage.run_dir, str(stage.config.config[0])) as record:
+    with recorded(stage.run_dir, str(stage.config.config[0]), _arguments_to_go_on(args)) as record:
         record.exit_code = _train(stage, receipt)
+        record.reason = reason_of_stop(_stopped_by(stage)) if record.exit_code else ""
     return record.exit_code
+
+
+def _arguments_to_go_on(args: list[str]) -> str:
+    """Return the arguments of this start, quoted for a shell; without `--fresh`, which would start over again."""
+    return shlex.join(arg for arg in args if arg != "--fresh")
 
 
 def _refuse_what_would_fail(stage: StageCLI) -> None:
@@ -143,9 +150,9 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
         if meaning is error:
             raise
         raise meaning from error
-    stopped_by = next(c for c in stage.trainer.callbacks if isinstance(c, Requeue)).stopped_by
+    stopped_by = _stopped_by(stage)
     signals.ignore_stop_signals()  # all is saved: what comes now would only spoil the exit code
-    if stopped_by and stage.trainer.should_stop:
+    if stopped_by:
         saved = "state saved" if stage.trainer.global_step else "nothing to save yet"
         say(
             f"stopped by {signals.name_of(stopped_by)} at step {stage.trainer.global_step}, {saved}; run again"
@@ -155,6 +162,12 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
         f"{stage.run} is finished: {stage.trainer.global_step} steps, artifact in {stage.run_dir / 'artifact'}"
     )
     return 0
+
+
+def _stopped_by(stage: StageCLI) -> int:
+    """Return the number of the signal that stopped the training, 0 if none did."""
+    requeue = next(c for c in stage.trainer.callbacks if isinstance(c, Requeue))
+    return requeue.stopped_by if stage.trainer.should_stop else 0
 
 
 def validate(args: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from task_files import write_rows
 
 import cli
 from nanochat_pl.commands.stage_needs import needs_of
+from nanochat_pl.system import corpus
 from nanochat_pl.system.assets import CORPORA, TASKS, Asset, RemoteFile
 from nanochat_pl.system.errors import BadInput
 
@@ -327,8 +329,40 @@ def test_what_is_made_here_is_not_fetched_but_named_with_its_command(hub, base_d
     (base_dir / "data/world/shard_00000.parquet").unlink()
     code, _, err = run(capsys, "check --for configs/demo_base.yaml")
     assert code == 1
-    assert "Mend: python cli.py data generate world --force true" in err
+    settings = "--documents 300 --val_documents 600 --seed 0 --towns 60 --held_out_described true"
+    assert f"Mend: python cli.py data generate world {settings} --force true" in err
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("number", "repair"), [(errno.EROFS, "Make sure that you may write there"), (errno.ENOSPC, "df -h")]
+)
+def test_disk_that_refuses_a_generated_corpus_is_told_with_a_repair(
+    base_dir, capsys, monkeypatch, number, repair
+):
+    def refuse(path, value):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(corpus, "write_json", refuse)
+    code, _, err = run(capsys, "generate world --documents 40 --val_documents 10")
+    assert code == 1
+    assert f"could not be written: {os.strerror(number)}\n" in err
+    assert repair in err
+    assert "export NANOCHAT_BASE_DIR=DIR" in err
+    assert not list((base_dir / "data").iterdir())
+
+
+def test_generated_corpus_is_made_anew_where_a_shard_is_cut(base_dir, capsys):
+    line = "generate world --documents 40 --val_documents 10"
+    shard = base_dir / "data" / "world" / "shard_00000.parquet"
+    run(capsys, line)
+    whole = shard.read_bytes()
+    assert "is here, made with these settings" in run(capsys, line)[1]
+    shard.write_bytes(whole[:-7])
+    code, out, _ = run(capsys, line)
+    assert code == 0
+    assert "made anew" in out
+    assert shard.read_bytes() == whole
 
 
 def test_the_list_says_what_stages_need_and_what_is_here(published, base_dir, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -185,6 +186,44 @@ def test_full_and_unwritable_disks(monkeypatch, base_dir):
         surroundings_checks.os, "statvfs", lambda path: SimpleNamespace(f_files=100, f_favail=3)
     )
     assert surroundings_checks.inodes().state == "warn"
+
+
+def test_broken_tmpdir_is_not_passed_over(monkeypatch, base_dir, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert surroundings_checks.temporary_folder().found.startswith(str(tmp_path))
+    missing = tmp_path / "no folder"
+    monkeypatch.setenv("TMPDIR", str(missing))
+    found = surroundings_checks.temporary_folder()
+    assert (found.state, found.remedy) == ("fail", f"mkdir -p '{missing}'")
+    assert f"TMPDIR={missing}" in found.found
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
+    assert surroundings_checks.temporary_folder().state == "fail"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_tmpdir_that_refuses_a_block_is_a_failure(monkeypatch, base_dir, tmp_path, number):
+    def refuse(**kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(surroundings_checks.tempfile, "TemporaryFile", refuse)
+    found = surroundings_checks.temporary_folder()
+    assert found.state == "fail"
+    assert os.strerror(number) in found.found
+    assert found.remedy == f"export TMPDIR={base_dir}/tmp; mkdir -p $TMPDIR"
+
+
+def test_what_a_broken_check_met_is_raised_with_debug(monkeypatch, capsys):
+    def broken() -> Finding:
+        raise ZeroDivisionError("met")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"a": broken})
+    assert cli.main(["doctor"]) == 0
+    monkeypatch.setattr(sys, "argv", ["cli.py", "doctor", "--debug"])
+    with pytest.raises(ZeroDivisionError, match="met"):
+        cli.main(sys.argv[1:])
+    assert "could not be checked: ZeroDivisionError: met" in capsys.readouterr().out
 
 
 def test_damaged_data_and_tokenizers(world_base, monkeypatch, tmp_path, base_dir):

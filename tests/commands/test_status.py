@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import pytest
 
 import cli
 from nanochat_pl.commands import status
-from nanochat_pl.system import run_state
+from nanochat_pl.system import run_state, signals
 from nanochat_pl.system.errors import Failure, RunAgain
 from nanochat_pl.system.files import append_json_line, write_json
 from nanochat_pl.system.run_lock import WRITTEN_BYTES, lock_path, this_process
@@ -91,6 +93,12 @@ def test_no_run_at_all(base_dir, capsys):
     assert not base_dir.exists()
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../runs", "d20_base/metrics"])
+def test_what_is_no_name_of_a_run_is_refused(run, capsys, name):
+    assert cli.main(["status", name]) == 2
+    assert "there is no such run" in capsys.readouterr().err
+
+
 def test_unknown_run_is_answered_with_a_suggestion(run, capsys):
     assert cli.main(["status", "d20_bsae"]) == 2
     err = capsys.readouterr().err
@@ -105,7 +113,7 @@ def test_unknown_run_is_answered_with_a_suggestion(run, capsys):
         (RunAgain("rank 1 was killed\nmore"), "stopped", 75, "rank 1 was killed"),
         (Failure("disk full\nmore"), "failed", 1, "disk full"),
         (KeyError("x"), "failed", 1, "KeyError: 'x'"),
-        (KeyboardInterrupt(), "stopped", 130, "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "stopped", 130, "SIGINT (Ctrl-C)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -140,7 +148,32 @@ def test_killed_run_is_told_from_a_running_one_and_what_to_do(run, capsys):
     assert "killed without a word" in found["reason"]
     assert found["eta_s"] is None
     cli.main(["status", "d20_base"])
-    assert f"python cli.py fit --config {CONFIG}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"python cli.py fit --config {CONFIG} --run d20_base\n" in text
+    assert "--mem" not in text  # nothing speaks for a lack of memory
+
+
+def test_command_of_the_last_start_is_the_one_that_continues(run, capsys):
+    run_state.begin(run, CONFIG, "--config a.yaml --run d20_base --trainer.devices 2")
+    cli.main(["status", "d20_base"])
+    assert "python cli.py fit --config a.yaml --run d20_base --trainer.devices 2\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGALRM, "the time limit"),
+        (signal.SIGINT, "SIGINT (Ctrl-C)"),
+        (signals.STOP_FILE, "the file STOP"),
+    ],
+)
+def test_what_stopped_a_run_is_shown(run, capsys, number, reason):
+    with recorded(run, CONFIG) as record:
+        record.exit_code, record.reason = signals.exit_code(number), run_state.reason_of_stop(number)
+    cli.main(["status", "d20_base"])
+    assert f"stopped (exit code {record.exit_code}): {reason}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("evidence", ["memory", "counter", "kernel log"])
@@ -183,6 +216,36 @@ def test_damaged_checkpoint_and_half_a_line_of_numbers(run, capsys):
     found = facts(capsys)
     assert found["step"] == 120
     assert found["checkpoint"]["problem"] == "has 63 bytes instead of 64"
+
+
+RECEIPT = "checkpoints/step_00000100.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "cell"),
+    [
+        ("plan.json", "[]", "120 of ?"),
+        ("plan.json", '{"steps": "x"}', "120 of ?"),
+        ("plan.json", "{", "120 of ?"),
+        (RECEIPT, "[]", "?"),
+        (RECEIPT, '{"step": "x", "bytes": 64, "sha256": "", "model": {}, "world_size": 1}', "?"),
+        ("metrics/train.jsonl", '{"step": "x", "train/loss": 3.25}\n', "3.2500"),
+        ("metrics/train.jsonl", '{"step": 120, "train/loss": "x"}\n', "?"),
+        ("metrics/train.jsonl", "[]\n", "?"),
+        ("state.json", '{"state": "failed", "exit_code": "x", "config": "c.yaml"}', "failed (?)"),
+        ("state.json", '{"state": 3, "starts": "x", "config": []}', "unknown (?)"),
+        ("../.d20_base.lock", json.dumps(this_process()._replace(pid="x")._asdict()), "-"),
+    ],
+)
+def test_a_damaged_file_costs_its_own_cell(run, capsys, file, content, cell):
+    (run.parent / "sound").mkdir()
+    (run / file).write_text(content)
+    assert cli.main(["status"]) == 0
+    rows = {row.split()[0]: re.split(" {2,}", row) for row in capsys.readouterr().out.splitlines()}
+    assert "sound" in rows
+    assert cell in rows["d20_base"]
+    assert cli.main(["status", "d20_base"]) == 0
+    assert ("damaged" in capsys.readouterr().out) == (not file.endswith("lock"))
 
 
 def test_stacks_of_the_watchdog_are_named(run, capsys):

@@ -45,6 +45,46 @@ def test_abbreviations_are_refused():
         parser.parse_args(["--trainer.max_step", "3"])
 
 
+def sections() -> Parser:
+    parser = Parser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Watchdog, "watchdog")
+    parser.add_class_arguments(Samples, "samples")
+    return parser
+
+
+class Watchdog:
+    """A section."""
+
+    def __init__(self, timeout_s: float = 300.0) -> None: ...
+
+
+class Samples:
+    """Another section."""
+
+    def __init__(self, every_n_steps: int = 10) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "off"),
+    [
+        ("watchdog", "false", "--watchdog.timeout_s 0"),
+        ("samples", "null", "--samples.every_n_steps 0"),
+        ("samples", "0", "--samples.every_n_steps 0"),
+    ],
+)
+@pytest.mark.parametrize("is_in_a_file", [True, False])
+def test_one_value_for_a_section_is_answered_with_how_to_turn_it_off(
+    tmp_path, section, value, off, is_in_a_file
+):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(f"{section}: {value}\n")
+    args = ["--config", str(overlay)] if is_in_a_file else [f"--{section}", value]
+    with pytest.raises(BadInput, match=f"{section}: is a section") as refused:
+        sections().parse_args(args)
+    assert str(refused.value).endswith(f"\nTurn it off: {off}")
+
+
 def test_a_missing_file_is_answered_with_the_one_beside_it(tmp_path):
     (tmp_path / "d20_base.yaml").touch()
     text = explain(f"Parser key \"config\": File does not exist: '{tmp_path}/d20_bsae.yaml'", [])

@@ -11,6 +11,9 @@ import time
 import pytest
 from tiny_stage import TinyStage, is_saving
 
+from nanochat_pl.system.run_state import read_state
+from nanochat_pl.training.verbs import _arguments_to_go_on
+
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
@@ -69,13 +72,13 @@ def test_compiled_run_with_two_ranks_killed_equals_its_unbroken_one(world_base, 
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
+    ("number", "code", "reason"),
     [
-        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
-        pytest.param(signal.SIGTERM, 75, id="preempted", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "SIGINT (Ctrl-C)", id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 75, "SIGTERM", id="preempted", marks=pytest.mark.slow),
     ],
 )
-def test_stopped_run_saves_says_so_and_continues(stage, number, code):
+def test_stopped_run_saves_says_so_and_continues(stage, number, code, reason):
     run = f"stopped_{code}"
     process = stage.start("fit", run=run)
     while stage.logged_steps(run) < 3:
@@ -85,6 +88,9 @@ def test_stopped_run_saves_says_so_and_continues(stage, number, code):
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "state saved" in err
+    state = read_state(stage.folder(run))
+    assert state["reason"] == reason
+    assert f"--run {run}" in state["arguments"]
     done = stage.fit(run=run)
     assert f"continuing {run} from step" in done.stderr
     assert stage.losses(run) == stage.losses("unbroken")
@@ -199,3 +205,8 @@ def test_run_goes_on_with_another_number_of_ranks_if_asked_to(world_base):
     done = two.fit("--elastic", run="elastic")
     assert "--elastic: 1 -> 2 rank(s)" in done.stderr
     assert sorted(two.losses("elastic")) == list(range(1, 31))
+
+
+def test_what_is_noted_to_go_on_with_does_not_start_over():
+    args = ["--config", "a b.yaml", "--fresh", "--trainer.devices", "2"]
+    assert _arguments_to_go_on(args) == "--config 'a b.yaml' --trainer.devices 2"
