@@ -44,6 +44,9 @@ PARQUET_SETTINGS = {
     "write_page_checksum": True,  # a flipped bit is an error when it is read, not another text
 }
 REMEDY = "Replace the file or take it away; training can pass it over: --data.init_args.on_bad_shard skip"
+VAL_REMEDY = (
+    "Replace the file: a shard for validation is never passed over, for scores compare only on the same text"
+)
 
 BadShardPolicy = Literal["error", "skip"]
 
@@ -377,7 +380,7 @@ def _listed(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list
         path = root / entry["file"]
         complaint = _complaint_of_size(path, entry)
         if complaint and (on_bad_shard == "error" or entry["split"] == "val"):
-            raise Failure(f"{complaint}\n{REMEDY}")
+            raise Failure(f"{complaint}\n{VAL_REMEDY if entry['split'] == 'val' else REMEDY}")
         if complaint:
             notes.append(f"{complaint}; its documents are skipped")
         shards.append(Shard(path, entry["rows"], entry["bytes"], entry["split"], sha256=entry["sha256"]))
