@@ -123,16 +123,37 @@ crash_file() { echo "$LOGS/.crashes-${SLURM_JOB_ID:-none}"; }
 
 # Put this job back into the queue, unless something has done so already: run_again REASON
 run_again() {
-    local job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+    local job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" state problem
     job="${job:-$SLURM_JOB_ID}"
-    [[ "$(scontrol --oneliner show job "$job" 2> /dev/null)" == *JobState=RUNNING* ]] || return 0
+    state=$(job_state "$job")
+    [[ "${state:-RUNNING}" == RUNNING ]] || return 0 # where SLURM did not say, it is asked all the same
     if ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
-        echo "job $job: $1; it was restarted $SLURM_RESTART_COUNT times, which is the limit" >&2
-        return 0
+        echo "job $job: $1; it was restarted ${SLURM_RESTART_COUNT:-0} times, which is the limit" >&2
+    elif problem=$(scontrol_within_10_s requeue "$job"); then
+        echo "job $job: $1; back into the queue" >&2
+    else
+        echo "job $job: $1; not put back into the queue, for \`scontrol requeue\` failed: $problem" >&2
     fi
-    echo "job $job: $1; back into the queue" >&2
-    scontrol requeue "$job" || true
 }
+
+# Print the state SLURM shows of a job, such as RUNNING; a controller that does not answer is asked again for a minute.
+job_state() {
+    local shown try
+    for try in 1 2 3 4 5; do
+        if shown=$(scontrol_within_10_s --oneliner show job "$1") && [[ "$shown" =~ JobState=([A-Z_]+) ]]; then
+            echo "${BASH_REMATCH[1]}"
+            return
+        fi
+        echo "job $1: \`scontrol show job\` failed, try $try of 5: $shown" >&2
+        ((try == 5)) || sleep 10
+    done
+}
+
+# Ask the controller, and print what it says; the SIGTERM a requeue brings does not end the question.
+scontrol_within_10_s() (
+    trap '' TERM
+    timeout --signal=KILL 10 scontrol "$@" 2>&1
+)
 
 # Run a command that is to know nothing of this job, such as one that submits another.
 without_this_job() {
