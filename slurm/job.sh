@@ -24,7 +24,8 @@ enter() {
         export TMPDIR="$NANOCHAT_BASE_DIR/tmp/$SLURM_JOB_ID"
         mkdir -p "$TMPDIR"
         trap 'rm -rf "$TMPDIR"' EXIT
-        trap : TERM # of a requeue or scancel: the ranks are told too, and are waited for
+        # TERM comes of a requeue or scancel, USR2 of who wants to see stacks: the ranks are told too, and are waited for.
+        trap : TERM USR2
         # Another port at each start: one that is taken must not be taken again.
         export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 13 + ${SLURM_RESTART_COUNT:-0} * 7) % 20000))
         # Some versions of SLURM do not say when the job has to end.
@@ -36,7 +37,7 @@ enter() {
 # Print the Unix second at which this job has to end; fail where there is none.
 job_end() {
     local end
-    end=$(scontrol --oneliner show job "$SLURM_JOB_ID" 2> /dev/null | grep -oE " EndTime=[0-9T:-]{19}") || return 1
+    end=$(scontrol_within_10_s --oneliner show job "$SLURM_JOB_ID" | grep -oE " EndTime=[0-9T:-]{19}") || return 1
     date -d "${end# EndTime=}" +%s
 }
 
@@ -59,13 +60,14 @@ nanochat() { "$PYTHON" cli.py "$@"; }
 nanochat_on_all_tasks() {
     local code=0 first="$TMPDIR/first_exit"
     rm -f "$first"
+    export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # since 22.05, `srun` does not take over the job's
     FIRST_EXIT="$first" srun --kill-on-bad-exit=1 bash -c "$IN_A_TASK" task "$PYTHON" cli.py "$@" \
         --trainer.devices "${SLURM_NTASKS_PER_NODE:-1}" --trainer.num_nodes "${SLURM_JOB_NUM_NODES:-1}" || code=$?
     if [[ -s "$first" ]]; then code=$(< "$first"); fi
     return "$code"
 }
 # shellcheck disable=SC2016  # the task expands it, not this script
-IN_A_TASK='trap : USR1 TERM INT; "$@"; code=$?; [[ $code == 0 ]] || (set -C; echo $code > "$FIRST_EXIT") 2> /dev/null; exit $code'
+IN_A_TASK='trap : USR1 USR2 TERM INT; "$@"; code=$?; [[ $code == 0 ]] || (set -C; echo $code > "$FIRST_EXIT") 2> /dev/null; exit $code'
 
 # Verify everything that stages need, at a job's first start: check_data CONFIG…
 check_data() {

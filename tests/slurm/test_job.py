@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 from slurm.site import Site
@@ -78,3 +77,35 @@ def test_no_restarts_allowed_is_the_end_with_the_verbs_own_code(site):
     done = shell(site, "conclude 75", **JOB)
     assert (done.returncode, calls(site)) == (75, ["scontrol --oneliner show job 17"])
     assert "it was restarted 0 times, which is the limit" in done.stderr
+
+
+# The ranks.
+
+RUNS_TASKS = """echo "CPUs ${SRUN_CPUS_PER_TASK:-none}" >> "${0%/bin/*}/calls"; shift; exec "$@" """
+
+
+def on_all_tasks(site: Site, program: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the wrapper of a task around a program instead of the interpreter."""
+    stand_in(site, "srun", RUNS_TASKS)
+    stand_in(site, "rank", program)
+    script = f"TMPDIR={site.folder} PYTHON={site.folder}/bin/rank; nanochat_on_all_tasks fit"
+    return shell(site, script, **JOB | variables)
+
+
+@pytest.mark.parametrize(("given", "cpus"), [({"SLURM_CPUS_PER_TASK": "8"}, "8"), ({}, "1")])
+def test_ranks_get_the_cpus_of_the_job(site, given, cpus):
+    assert on_all_tasks(site, "", **given).returncode == 0
+    assert f"CPUs {cpus}" in calls(site)
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2", "TERM", "INT"])
+def test_signal_to_a_rank_leaves_its_wrapper_alive(site, name):
+    program = f"trap 'exit 75' {name}; kill -{name} $PPID; kill -{name} $$"
+    assert on_all_tasks(site, program).returncode == 75
+
+
+@pytest.mark.parametrize("name", ["TERM", "USR2"])
+def test_signal_to_the_batch_script_leaves_it_alive(site, name):
+    stand_in(site, "scontrol", "")
+    done = shell(site, f"enter; kill -{name} $$; echo alive", **JOB)
+    assert (done.returncode, done.stdout) == (0, "alive\n")
