@@ -85,14 +85,16 @@ train() {
     rm -f "$(crash_file)"
 }
 
-# Take a stage's whole evaluation: examine CONFIG. What is missing would be missing again, so 1 is the end too.
+# Take a stage's whole evaluation: examine CONFIG. What is missing would be missing again, so 1 is the end of this job
+# too; submitted again, the pipeline tries again.
 examine() {
     local code=0
     nanochat_on_all_tasks test --config "$1" ${OVERLAY:+--config "$OVERLAY"} || code=$?
-    [[ $code == 0 || $code == 1 ]] && touch "$(tested_file "$(stage_of "$1")")"
-    [[ $code == 0 ]] && return
-    [[ $code == 1 ]] && exit 1
-    conclude $code
+    case "$code" in
+        0) touch "$(tested_file "$(stage_of "$1")")" ;;
+        1) exit 1 ;;
+        *) conclude "$code" ;;
+    esac
 }
 
 stage_of() { basename "$1" .yaml | sed "s/^${SIZE}_//"; }
