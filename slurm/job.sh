@@ -165,5 +165,5 @@ without_this_job() {
     for name in $(compgen -v SLURM_); do
         [[ "$name" == SLURM_CONF ]] || names+=(-u "$name")
     done
-    env "${names[@]}" "$@"
+    env ${names[@]+"${names[@]}"} "$@"
 }
