@@ -69,13 +69,14 @@ nanochat_on_all_tasks() {
 # shellcheck disable=SC2016  # the task expands it, not this script
 IN_A_TASK='trap : USR1 USR2 TERM INT; "$@"; code=$?; [[ $code == 0 ]] || (set -C; echo $code > "$FIRST_EXIT") 2> /dev/null; exit $code'
 
-# Verify everything that stages need, at a job's first start: check_data CONFIG…
+# Verify everything that stages need, until a start of this job found it right: check_data CONFIG…
 check_data() {
-    [[ "${SLURM_RESTART_COUNT:-0}" == 0 ]] || return 0
-    local config
+    local config checked="$LOGS/.checked-${SLURM_JOB_ID:-none}"
+    [[ "${SLURM_RESTART_COUNT:-0}" != 0 && -e "$checked" ]] && return
     for config in "$@"; do
         nanochat data check --for "$config" || exit $?
     done
+    if [[ -n "${SLURM_JOB_ID:-}" ]]; then touch "$checked"; fi
 }
 
 # Train a stage until it is finished: train CONFIG [OPTION…]
