@@ -16,7 +16,8 @@ enter() {
         module load $MODULES
     fi
     PYTHON="$VENV/bin/python"
-    [[ -x "$PYTHON" ]] || refuse "$ROOT/$PYTHON: there is no such program" "On the login node: scripts/setup_environment.sh"
+    [[ -x "$PYTHON" ]] || refuse "$(realpath -ms "$PYTHON"): there is no such program" \
+        "On the login node: scripts/setup_environment.sh, which makes .venv; another venv of site.yaml is yours to make"
     export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 WANDB_MODE=offline
     export HF_HOME="$NANOCHAT_BASE_DIR/huggingface"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
@@ -45,6 +46,11 @@ job_end() {
 refuse() {
     printf 'error: %s\n%s\n' "$1" "$2" >&2
     exit 2
+}
+
+# Refuse to go on outside of a job: needs_a_job WHAT_TO_SUBMIT
+needs_a_job() {
+    [[ -n "${SLURM_JOB_ID:-}" ]] || refuse "this file is for a job of SLURM" "Submit it: sbatch $1"
 }
 
 # Print the stage's file given to a script: stage_file SCRIPT [FILE]
