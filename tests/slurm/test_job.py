@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from slurm.site import Site
+from tiny_stage import ROOT
 
 JOB = {"SLURM_JOB_ID": "17", "SLURM_CONF": "/nowhere"}
 
@@ -109,3 +112,138 @@ def test_signal_to_the_batch_script_leaves_it_alive(site, name):
     stand_in(site, "scontrol", "")
     done = shell(site, f"enter; kill -{name} $$; echo alive", **JOB)
     assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
+# The pipeline, sweeps and single stages.
+
+
+def started(site: Site, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Start a rendered script as `bash` would on the login node, or as a job where the variables say so."""
+    return shell(site, f'exec bash "{site.rendered}/{name}" {" ".join(arguments)}', **variables)
+
+
+@pytest.fixture
+def pipeline(site) -> Site:
+    """A site whose program always succeeds; the queue is empty, and every submitted job is 116 of a cluster."""
+    site.render(venv=site.folder)
+    for name, body in {"python": "", "squeue": "", "sbatch": 'echo "116;big"', "srun": RUNS_TASKS}.items():
+        stand_in(site, name, body)
+    stand_in(site, "scontrol", SHOWS)
+    return site
+
+
+def submissions(site: Site) -> list[str]:
+    return [call for call in calls(site) if call.startswith("sbatch")]
+
+
+def test_jobs_of_several_clusters_are_waited_for_by_number(pipeline):
+    done = started(pipeline, "pipeline.sbatch", "submit", "sft")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "report is job 116, afterok:116,afterany:116"
+    assert len(submissions(pipeline)) == 3
+
+
+def test_submission_that_is_refused_ends_the_pipeline(pipeline):
+    stand_in(pipeline, "sbatch", "exit 3")
+    assert started(pipeline, "pipeline.sbatch").returncode == 3
+    assert len(submissions(pipeline)) == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_jobs_of_this_site_count_as_in_the_queue(pipeline, ours):
+    stand_in(pipeline, "squeue", f'echo "9 {pipeline.base if ours else "/elsewhere/nanochat_pl"}"')
+    done = started(pipeline, "pipeline.sbatch")
+    assert ("base is job 9 already" in done.stdout) is ours, done.stdout + done.stderr
+    assert len(submissions(pipeline)) == (0 if ours else 7)
+    assert all(f"--comment {pipeline.base} " in call for call in submissions(pipeline))
+
+
+@pytest.mark.parametrize(("code", "finished"), [(0, True), (1, False)])
+def test_only_a_test_that_ended_well_is_finished(pipeline, code, finished):
+    stand_in(pipeline, "python", f"[[ $2 != test ]] || exit {code}")
+    artifact = pipeline.base / "runs" / "tiny_base" / "artifact"
+    artifact.mkdir(parents=True)
+    (artifact / "config.json").touch()
+    os.utime(artifact / "config.json", (1, 1))
+    assert started(pipeline, "pipeline.sbatch", "test_base", **JOB).returncode == code
+    assert "scontrol requeue 17" not in calls(pipeline)
+    assert ("test_base is finished" in started(pipeline, "pipeline.sbatch").stdout) is finished
+
+
+def test_data_is_verified_until_it_was_found_right(pipeline):
+    stand_in(pipeline, "python", "exit 1")
+    restarted = JOB | {"SLURM_RESTART_COUNT": "1"}
+    config = str(pipeline.base / "tiny_base.yaml")
+    assert started(pipeline, "train.sbatch", config, **restarted).returncode == 1
+    stand_in(pipeline, "python", "")
+    for _ in range(2):
+        assert started(pipeline, "train.sbatch", config, **restarted).returncode == 0
+    assert len([call for call in calls(pipeline) if "data check" in call]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "variables", "message"),
+    [
+        ("train.sbatch", (), {}, "Submit it: sbatch"),
+        ("sweep.sbatch", (), {}, "Submit it: sbatch --array=1-8"),
+        ("sweep.sbatch", (), JOB, "this job is no array"),
+        ("pipeline.sbatch", ("base",), {}, "Submit it: sbatch"),
+        ("pipeline.sbatch", ("bases",), {}, "there is no part bases"),
+    ],
+)
+def test_what_needs_a_job_says_so(pipeline, name, arguments, variables, message):
+    done = started(pipeline, name, *arguments, **variables)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") <= 3
+    assert not list((pipeline.base / "slurm_logs").glob(".*"))
+
+
+def test_missing_program_is_named_by_its_own_path(site):
+    site.render(venv="/nowhere/venv")
+    assert "error: /nowhere/venv/bin/python: there is" in shell(site, "enter", **JOB).stderr
+
+
+# Scripts of the login node.
+
+
+def copied(site: Site, folder: str, name: str) -> Path:
+    """Return a script in a checkout of its own, in which nothing is rendered."""
+    path = site.folder / "checkout" / folder / name
+    path.parent.mkdir(parents=True)
+    return Path(shutil.copy(ROOT / folder / name, path))
+
+
+def test_example_says_to_render_first(site):
+    done = shell(site, f"bash {copied(site, 'slurm', 'resume_mid_sft.sh')}")
+    assert (done.returncode, "Render first" in done.stderr) == (2, True)
+
+
+def test_data_goes_to_the_folder_that_was_asked_for(pipeline):
+    script = copied(pipeline, "scripts", "download_data.sh")
+    (script.parents[1] / "slurm").mkdir()
+    shutil.copytree(pipeline.rendered, script.parents[1] / "slurm" / "rendered")
+    stand_in(pipeline, "python", f"echo $NANOCHAT_BASE_DIR >> {pipeline.folder}/calls")
+    done = shell(pipeline, f"NANOCHAT_BASE_DIR=/mine bash {script}")
+    assert "data goes to /mine" in done.stdout, done.stderr
+    assert "/mine" in calls(pipeline)
+    assert str(pipeline.base) not in calls(pipeline)
+    assert f"data goes to {pipeline.base}" in shell(pipeline, f"unset NANOCHAT_BASE_DIR; bash {script}").stdout
+
+
+@pytest.mark.parametrize(("code", "stages"), [(1, 3), (75, 1)])
+def test_speedrun_goes_on_after_a_test_that_lacks_data_only(pipeline, code, stages):
+    script = copied(pipeline, "scripts", "speedrun.sh")
+    stand_in(pipeline, "make", "")
+    stand_in(pipeline, "python", f"[[ $2 != test ]] || exit {code}")
+    (script.parent / "download_data.sh").symlink_to("/bin/true")
+    (script.parents[1] / ".venv").symlink_to(pipeline.folder)
+    assert shell(pipeline, f"bash {script}", HOME=str(pipeline.folder)).returncode == code
+    assert len([call for call in calls(pipeline) if "cli.py fit" in call]) == stages
+
+
+def test_interpreter_that_is_not_there_is_not_called_old(site):
+    script = copied(site, "scripts", "setup_environment.sh")
+    done = shell(site, f"PYTHON=/nope bash {script}")
+    assert (done.returncode, "/nope: there is no such program" in done.stderr) == (2, True)
+    assert "too old" not in done.stderr
