@@ -125,7 +125,7 @@ def started(site: Site, name: str, *arguments: str, **variables: str) -> subproc
 @pytest.fixture
 def pipeline(site) -> Site:
     """A site whose program always succeeds; the queue is empty, and every submitted job is 116 of a cluster."""
-    site.render(venv=site.folder)
+    site.render(venv=str(site.folder))
     for name, body in {"python": "", "squeue": "", "sbatch": 'echo "116;big"', "srun": RUNS_TASKS}.items():
         stand_in(site, name, body)
     stand_in(site, "scontrol", SHOWS)
@@ -228,7 +228,9 @@ def test_data_goes_to_the_folder_that_was_asked_for(pipeline):
     assert "data goes to /mine" in done.stdout, done.stderr
     assert "/mine" in calls(pipeline)
     assert str(pipeline.base) not in calls(pipeline)
-    assert f"data goes to {pipeline.base}" in shell(pipeline, f"unset NANOCHAT_BASE_DIR; bash {script}").stdout
+    assert (
+        f"data goes to {pipeline.base}" in shell(pipeline, f"unset NANOCHAT_BASE_DIR; bash {script}").stdout
+    )
 
 
 @pytest.mark.parametrize(("code", "stages"), [(1, 3), (75, 1)])
