@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 TEMPLATES = ("site.sh", "train.sbatch", "pipeline.sbatch", "sweep.sbatch")
 PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
 UNSET = "???"
-# Every key and its default, as text; None leaves its directive out. `site.yaml`, the file to edit, is shipped with these.
+# Every key and its default, as text; None leaves its directive out. `site.yaml`, the file to edit, repeats them.
 DEFAULTS: dict[str, str | None] = {
     "account": UNSET,
     "partition": UNSET,
