@@ -14,6 +14,11 @@ if [[ -n "${MODULES:-}" ]]; then
     module load $MODULES
 fi
 PYTHON="${PYTHON:-python3}"
+command -v "$PYTHON" > /dev/null || {
+    echo "error: $PYTHON: there is no such program" >&2
+    echo "Name another: PYTHON=python3.12 $0" >&2
+    exit 2
+}
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "error: $("$PYTHON" --version) is too old; 3.10 or newer is needed" >&2
     echo "Name another: PYTHON=python3.12 $0" >&2

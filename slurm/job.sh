@@ -16,7 +16,8 @@ enter() {
         module load $MODULES
     fi
     PYTHON="$VENV/bin/python"
-    [[ -x "$PYTHON" ]] || refuse "$ROOT/$PYTHON: there is no such program" "On the login node: scripts/setup_environment.sh"
+    [[ -x "$PYTHON" ]] || refuse "$(realpath -ms "$PYTHON"): there is no such program" \
+        "On the login node: scripts/setup_environment.sh, which makes .venv; another venv of site.yaml is yours to make"
     export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 WANDB_MODE=offline
     export HF_HOME="$NANOCHAT_BASE_DIR/huggingface"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
@@ -24,7 +25,8 @@ enter() {
         export TMPDIR="$NANOCHAT_BASE_DIR/tmp/$SLURM_JOB_ID"
         mkdir -p "$TMPDIR"
         trap 'rm -rf "$TMPDIR"' EXIT
-        trap : TERM # of a requeue or scancel: the ranks are told too, and are waited for
+        # TERM comes of a requeue or scancel, USR2 of who wants to see stacks: the ranks are told too, and are waited for.
+        trap : TERM USR2
         # Another port at each start: one that is taken must not be taken again.
         export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 13 + ${SLURM_RESTART_COUNT:-0} * 7) % 20000))
         # Some versions of SLURM do not say when the job has to end.
@@ -36,7 +38,7 @@ enter() {
 # Print the Unix second at which this job has to end; fail where there is none.
 job_end() {
     local end
-    end=$(scontrol --oneliner show job "$SLURM_JOB_ID" 2> /dev/null | grep -oE " EndTime=[0-9T:-]{19}") || return 1
+    end=$(scontrol_within_10_s --oneliner show job "$SLURM_JOB_ID" | grep -oE " EndTime=[0-9T:-]{19}") || return 1
     date -d "${end# EndTime=}" +%s
 }
 
@@ -44,6 +46,11 @@ job_end() {
 refuse() {
     printf 'error: %s\n%s\n' "$1" "$2" >&2
     exit 2
+}
+
+# Refuse to go on outside of a job: needs_a_job WHAT_TO_SUBMIT
+needs_a_job() {
+    [[ -n "${SLURM_JOB_ID:-}" ]] || refuse "this file is for a job of SLURM" "Submit it: sbatch $1"
 }
 
 # Print the stage's file given to a script: stage_file SCRIPT [FILE]
@@ -59,21 +66,23 @@ nanochat() { "$PYTHON" cli.py "$@"; }
 nanochat_on_all_tasks() {
     local code=0 first="$TMPDIR/first_exit"
     rm -f "$first"
+    export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # since 22.05, `srun` does not take over the job's
     FIRST_EXIT="$first" srun --kill-on-bad-exit=1 bash -c "$IN_A_TASK" task "$PYTHON" cli.py "$@" \
         --trainer.devices "${SLURM_NTASKS_PER_NODE:-1}" --trainer.num_nodes "${SLURM_JOB_NUM_NODES:-1}" || code=$?
     if [[ -s "$first" ]]; then code=$(< "$first"); fi
     return "$code"
 }
 # shellcheck disable=SC2016  # the task expands it, not this script
-IN_A_TASK='trap : USR1 TERM INT; "$@"; code=$?; [[ $code == 0 ]] || (set -C; echo $code > "$FIRST_EXIT") 2> /dev/null; exit $code'
+IN_A_TASK='trap : USR1 USR2 TERM INT; "$@"; code=$?; [[ $code == 0 ]] || (set -C; echo $code > "$FIRST_EXIT") 2> /dev/null; exit $code'
 
-# Verify everything that stages need, at a job's first start: check_data CONFIG…
+# Verify everything that stages need, until a start of this job found it right: check_data CONFIG…
 check_data() {
-    [[ "${SLURM_RESTART_COUNT:-0}" == 0 ]] || return 0
-    local config
+    local config checked="$LOGS/.checked-${SLURM_JOB_ID:-none}"
+    [[ "${SLURM_RESTART_COUNT:-0}" != 0 && -e "$checked" ]] && return
     for config in "$@"; do
         nanochat data check --for "$config" || exit $?
     done
+    if [[ -n "${SLURM_JOB_ID:-}" ]]; then touch "$checked"; fi
 }
 
 # Train a stage until it is finished: train CONFIG [OPTION…]
@@ -83,14 +92,16 @@ train() {
     rm -f "$(crash_file)"
 }
 
-# Take a stage's whole evaluation: examine CONFIG. What is missing would be missing again, so 1 is the end too.
+# Take a stage's whole evaluation: examine CONFIG. What is missing would be missing again, so 1 is the end of this job
+# too; submitted again, the pipeline tries again.
 examine() {
     local code=0
     nanochat_on_all_tasks test --config "$1" ${OVERLAY:+--config "$OVERLAY"} || code=$?
-    [[ $code == 0 || $code == 1 ]] && touch "$(tested_file "$(stage_of "$1")")"
-    [[ $code == 0 ]] && return
-    [[ $code == 1 ]] && exit 1
-    conclude $code
+    case "$code" in
+        0) touch "$(tested_file "$(stage_of "$1")")" ;;
+        1) exit 1 ;;
+        *) conclude "$code" ;;
+    esac
 }
 
 stage_of() { basename "$1" .yaml | sed "s/^${SIZE}_//"; }
@@ -123,16 +134,37 @@ crash_file() { echo "$LOGS/.crashes-${SLURM_JOB_ID:-none}"; }
 
 # Put this job back into the queue, unless something has done so already: run_again REASON
 run_again() {
-    local job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+    local job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" state problem
     job="${job:-$SLURM_JOB_ID}"
-    [[ "$(scontrol --oneliner show job "$job" 2> /dev/null)" == *JobState=RUNNING* ]] || return 0
+    state=$(job_state "$job")
+    [[ "${state:-RUNNING}" == RUNNING ]] || return 0 # where SLURM did not say, it is asked all the same
     if ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
-        echo "job $job: $1; it was restarted $SLURM_RESTART_COUNT times, which is the limit" >&2
-        return 0
+        echo "job $job: $1; it was restarted ${SLURM_RESTART_COUNT:-0} times, which is the limit" >&2
+    elif problem=$(scontrol_within_10_s requeue "$job"); then
+        echo "job $job: $1; back into the queue" >&2
+    else
+        echo "job $job: $1; not put back into the queue, for \`scontrol requeue\` failed: $problem" >&2
     fi
-    echo "job $job: $1; back into the queue" >&2
-    scontrol requeue "$job" || true
 }
+
+# Print the state SLURM shows of a job, such as RUNNING; a controller that does not answer is asked again for a minute.
+job_state() {
+    local shown try
+    for try in 1 2 3 4 5; do
+        if shown=$(scontrol_within_10_s --oneliner show job "$1") && [[ "$shown" =~ JobState=([A-Z_]+) ]]; then
+            echo "${BASH_REMATCH[1]}"
+            return
+        fi
+        echo "job $1: \`scontrol show job\` failed, try $try of 5: $shown" >&2
+        ((try == 5)) || sleep 10
+    done
+}
+
+# Ask the controller, and print what it says; the SIGTERM a requeue brings does not end the question.
+scontrol_within_10_s() (
+    trap '' TERM
+    timeout --signal=KILL 10 scontrol "$@" 2>&1
+)
 
 # Run a command that is to know nothing of this job, such as one that submits another.
 without_this_job() {
@@ -140,5 +172,5 @@ without_this_job() {
     for name in $(compgen -v SLURM_); do
         [[ "$name" == SLURM_CONF ]] || names+=(-u "$name")
     done
-    env "${names[@]}" "$@"
+    env ${names[@]+"${names[@]}"} "$@"
 }

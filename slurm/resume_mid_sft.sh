@@ -3,6 +3,11 @@
 #     slurm/resume_mid_sft.sh          after slurm/render.py; the base model is runs/<size>_base in the base directory
 set -euo pipefail
 rendered="$(dirname "$0")/rendered"
+if [[ ! -f "$rendered/site.sh" ]]; then
+    echo "error: $rendered/site.sh: there is no such file" >&2
+    echo "Render first: python slurm/render.py --config slurm/site.yaml" >&2
+    exit 2
+fi
 # shellcheck source=slurm/job.sh
 source "$rendered/site.sh"
 artifact="$NANOCHAT_BASE_DIR/runs/${SIZE}_base/artifact/config.json"

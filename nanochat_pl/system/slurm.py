@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-ASK_TIMEOUT_S = 30
+ASK_TIMEOUT_S = 10
+TRIES, SECONDS_BETWEEN_TRIES = 5, 10.0  # a controller that restarts answers within a minute
+ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "DEADLINE", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY")
 
 
 class Job(NamedTuple):
@@ -41,17 +44,23 @@ def current_job(environment: Mapping[str, str] = os.environ) -> Job | None:
     )
 
 
-def put_back(job: Job) -> str | None:
-    """Put a job back into the queue, unless somebody has cancelled it.
+def put_back(job: Job, sleep: Callable[[float], None] = time.sleep) -> str | None:
+    """Put a job back into the queue, unless somebody has cancelled it; ask also where its state is not to be had.
+
+    Args:
+        job: this process's job.
+        sleep: waits so many seconds until a controller that did not answer is asked again.
 
     Returns:
         Why it was not put back; None if it was, or if SLURM is doing so already.
     """
     try:
-        state = _state(job)
+        state = _state(job, sleep)
         if state == "CANCELLED":
             return "it was cancelled"
-        if state not in ("RUNNING", "SUSPENDED"):
+        if state in ENDED:
+            return f"SLURM has ended it: {state}"
+        if state not in ("RUNNING", "SUSPENDED", ""):
             return None  # preempted, or requeued from outside: SLURM has done it
         asked = _scontrol("requeue", job.name)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -59,9 +68,22 @@ def put_back(job: Job) -> str | None:
     return f"scontrol: {asked.stderr.strip() or asked.returncode}" if asked.returncode else None
 
 
-def _state(job: Job) -> str:
-    """Return the first state SLURM shows, such as RUNNING; empty where it does not know the job."""
-    shown = _scontrol("--oneliner", "show", "job", job.name).stdout
+def _state(job: Job, sleep: Callable[[float], None]) -> str:
+    """Return the first state SLURM shows, such as RUNNING; empty where it did not say, though asked several times."""
+    for left in reversed(range(TRIES)):
+        state = _state_shown(job)
+        if state:
+            return state
+        if left:
+            sleep(SECONDS_BETWEEN_TRIES)
+    return ""
+
+
+def _state_shown(job: Job) -> str:
+    try:
+        shown = _scontrol("--oneliner", "show", "job", job.name).stdout
+    except subprocess.TimeoutExpired:
+        return ""
     states = [word.partition("=")[2] for word in shown.split() if word.startswith("JobState=")]
     return states[0] if states else ""
 

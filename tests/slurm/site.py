@@ -57,6 +57,10 @@ class Site:
             "vocab_size": VOCAB_SIZE,
             "max_crashes": 20,
         } | values
+        configs = Path(settings["configs"])
+        configs.mkdir(exist_ok=True)
+        for stage in ("base", "mid", "sft"):
+            (configs / f"{self.size}_{stage}.yaml").touch()
         config = self.folder / "site.yaml"
         config.write_text(yaml.safe_dump(settings))
         done = subprocess.run(

@@ -53,6 +53,19 @@ def test_variables_are_enough_and_win(tmp_path, monkeypatch, capsys):
         ("account: 'a b'", "account: 'a b' cannot stand in an #SBATCH line"),
         ("account: ]", "is not YAML"),
         ("scratch: somewhere", "absolute path"),
+        ("scratch: /tmp/%x", "without %"),
+        ("scratch: /dev/null", "/dev/null/nanochat_pl/slurm_logs: Not a directory"),
+        ("max_crashes: null", "max_crashes: null\nGive a value; the default is 3."),
+        ("max_restarts: -1", "max_restarts: -1\nGive a whole number from 0"),
+        ("vocab_size: many", "vocab_size: many\nGive a whole number"),
+        ("nodes: 1.5", "nodes: 1.5\nGive a whole number from 1"),
+        ("tasks_per_node: 0", "tasks_per_node: 0\nGive"),
+        ("cpus_per_task: x", "cpus_per_task: x\nGive"),
+        ("margin_s: 2 min", "margin_s: 2 min\nGive"),
+        ("size: d21", "configs and size: configs/d21_base.yaml: no such file"),
+        ("configs: /nowhere", "/nowhere/d20_base.yaml: no such file"),
+        ("overlay: configs/gpu8.yaml", "overlay: configs/gpu8.yaml: no such file"),
+        (f"{'secret' * 20}: 1", f"unknown key {('secret' * 20)[:40]}\nKnown"),
     ],
 )
 def test_bad_values_are_refused(tmp_path, capsys, line, message):
@@ -65,6 +78,37 @@ def test_bad_values_are_refused(tmp_path, capsys, line, message):
     assert message in err
     assert err.count("\n") <= 3
     assert not (tmp_path / "out").exists()
+
+
+def test_file_to_edit_begins_with_the_defaults():
+    assert render._read_yaml(ROOT / "slurm" / "site.yaml") == render.DEFAULTS
+
+
+def test_removed_key_takes_its_default_though_the_edited_file_lies_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "HERE", tmp_path)
+    config = tmp_path / "site.yaml"
+    config.write_text("account: null\npartition: p\nscratch: /s\n")
+    assert render.read_values(config, {}) == dict.fromkeys(render.DEFAULTS) | {
+        key: value for key, value in render.DEFAULTS.items() if value != render.UNSET
+    } | {"partition": "p", "scratch": "/s"}
+
+
+def test_variables_that_win_over_the_file_are_named(tmp_path, capsys):
+    config = tmp_path / "site.yaml"
+    config.write_text("account: me\npartition: p\nscratch: /s\nqos: null\n")
+    environment = {"NANOCHAT_PARTITION": "q", "NANOCHAT_QOS": "", "NANOCHAT_ACCOUNT": "me"}
+    assert render.read_values(config, environment)["partition"] == "q"
+    assert capsys.readouterr().err == f"note: NANOCHAT_PARTITION of your shell won over {config}\n"
+
+
+def test_file_in_another_encoding_and_out_that_is_a_file_are_refused(tmp_path, capsys):
+    config = tmp_path / "site.yaml"
+    config.write_bytes(b"account: null # caf\xe9\npartition: p\nscratch: /tmp\n")
+    assert render.main(["--config", str(config)]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    config.write_text(f"account: null\npartition: p\nscratch: {tmp_path}\n")
+    assert render.main(["--config", str(config), "--out", str(config)]) == 2
+    assert f"{config}: File exists" in capsys.readouterr().err
 
 
 def test_missing_file_is_refused(capsys):

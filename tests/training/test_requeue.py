@@ -245,6 +245,31 @@ def test_run_that_ends_is_not_put_back(tmp_path, scontrol):
     assert scontrol.requeues() == []
 
 
+@pytest.mark.parametrize(
+    ("silent", "waits", "refused"),
+    [(2, 2, False), (5, 4, False), (99, 4, True)],
+    ids=["for two tries", "until it is asked to requeue", "for good"],
+)
+def test_controller_that_does_not_answer_is_asked_again(tmp_path, scontrol, silent, waits, refused):
+    program = tmp_path / "bin" / "scontrol"
+    answers = program.read_text().replace(
+        "#!/bin/bash\n",
+        f"#!/bin/bash\necho >> {tmp_path}/asked\n"
+        f"(($(wc -l < {tmp_path}/asked) > {silent})) || {{ echo no contact >&2; exit 1; }}\n",
+    )
+    program.write_text(answers)
+    waited: list[float] = []
+    refusal = slurm.put_back(slurm.Job("17", 0, None), sleep=waited.append)
+    assert refusal == ("scontrol: no contact" if refused else None)
+    assert len(scontrol.requeues()) == (0 if refused else 1)
+    assert waited == [10.0] * waits
+
+
+def test_job_that_slurm_has_ended_is_not_called_requeued(tmp_path, scontrol):
+    scontrol.state.write_text("TIMEOUT")
+    assert slurm.put_back(slurm.Job("17", 0, None)) == "SLURM has ended it: TIMEOUT"
+
+
 def test_without_scontrol_the_reason_is_told(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert "scontrol" in slurm.put_back(slurm.Job("17", 0, None))
