@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def shell(site: Site, script: str, **variables: str) -> subprocess.CompletedProc
         text=True,
         check=False,
         env=known | {"PATH": f"{site.folder}/bin:{os.environ['PATH']}"} | variables,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
     )
 
 

@@ -24,7 +24,9 @@ FAILED_SAVES_ALLOWED = 3
 
 
 class StepCheckpoint(Checkpoint):
-    """Keep the newest checkpoints of a run. It comes after all other callbacks, so that their state is the step's.
+    """Keep the newest checkpoints of a run.
+
+    It comes after all other callbacks, so that their state is the step's.
 
     Args:
         every_n_steps: optimizer steps between saves; 0 or -1 saves only when stopped and at the end.
