@@ -79,9 +79,8 @@ def main(argv: list[str]) -> int:
     except (BadInput, Failure) as error:
         if debug:
             raise
-        if not (
-            isinstance(error, BadInput) and is_further_rank()
-        ):  # what was typed is as wrong on every rank
+        is_said_already = isinstance(error, BadInput) and is_further_rank()  # it is as wrong on every rank
+        if not is_said_already:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # whoever read our output has enough of it, such as `head`
