@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure, told
+from nanochat_pl.system.output import outlast_readers
 
 
 class Verb(NamedTuple):
@@ -30,6 +31,7 @@ class Verb(NamedTuple):
     parses_itself: bool = False
     positional: bool = False  # what has no default is given without a name
     first_word: str = ""  # the option that a first word without a name is the value of
+    is_for_a_reader: bool = False  # what it does is only what it prints: it ends when nobody reads any more
 
 
 VERBS = {
@@ -38,7 +40,7 @@ VERBS = {
         "nanochat_pl.training.verbs:validate", "bits per byte on the pinned validation split", True
     ),
     "test": Verb("nanochat_pl.training.testing:test", "a stage's whole evaluation", True),
-    "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True),
+    "predict": Verb("nanochat_pl.training.verbs:predict", "continue prompts", True, is_for_a_reader=True),
     "plan": Verb("nanochat_pl.commands.plan:plan", "every number of a run and where it comes from", True),
     "data list": Verb("nanochat_pl.commands.data:list_data", "what the stages need, and what is here"),
     "data check": Verb("nanochat_pl.commands.data:check", "verify sizes and hashes of what a stage needs"),
@@ -53,7 +55,9 @@ VERBS = {
     "tokenizer show": Verb(
         "nanochat_pl.commands.tokenizer:show", "a conversation's tokens and what is learned", positional=True
     ),
-    "chat": Verb("nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe"),
+    "chat": Verb(
+        "nanochat_pl.chat.terminal:chat", "talk to a model, in the terminal or by pipe", is_for_a_reader=True
+    ),
     "report": Verb("nanochat_pl.report.verb:report", "the report card of a chain of runs, from their files"),
     "export": Verb("nanochat_pl.commands.export:export", "write a model for other programs: Hugging Face"),
     "import": Verb(
@@ -75,7 +79,9 @@ def main(argv: list[str]) -> int:
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
     try:
-        return run(argv)
+        code = run(argv)
+        sys.stdout.flush()  # results that the disk does not take are an error like another
+        return code
     except (BadInput, Failure) as error:
         if debug:
             raise
@@ -83,9 +89,6 @@ def main(argv: list[str]) -> int:
         if not is_said_already:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has enough of it, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (OSError, MemoryError) as error:
         if debug:
             raise
@@ -102,11 +105,24 @@ def is_further_rank() -> bool:
 
 
 def run(argv: list[str]) -> int:
-    """Find the verb in the command line and call it with what follows."""
+    """Find the verb in the command line and do it, whether or not somebody reads what it prints."""
     if not argv or argv[0] in ("-h", "--help"):
+        outlast_readers()
         print(overview())
         return 0
     name, args = split_verb(argv)
+    if not VERBS[name].is_for_a_reader:
+        outlast_readers()
+        return do(name, args)
+    try:
+        return do(name, args)
+    except BrokenPipeError:  # whoever reads has enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def do(name: str, args: list[str]) -> int:
+    """Call a verb with what follows it in the command line."""
     verb = VERBS[name]
     if verb.parses_itself and {"-h", "--help"} & set(args):
         return stage_help(name, args)
@@ -245,6 +261,4 @@ def overview() -> str:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(main(sys.argv[1:]))

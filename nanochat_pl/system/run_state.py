@@ -126,6 +126,8 @@ def _code_of(error: BaseException) -> int:
 def reason_of_stop(number: int) -> str:
     """Return what is noted of a run that was asked to stop: the signal's name, the time limit or the file STOP."""
     name = signals.name_of(number)
+    if number == getattr(signal, "SIGHUP", None):
+        return f"{name}; started in tmux, or with nohup, a run goes on without one"
     return f"{name} (Ctrl-C)" if number == signal.SIGINT else name
 
 

@@ -4,6 +4,7 @@ A handler runs between any two instructions: inside the optimizer, inside a save
 only notes the number, and the training loop looks at the next step boundary, where everything is consistent. The
 second Ctrl-C is obeyed at once, except while a checkpoint is written. `listen` is called in the first lines of the
 program. A time limit is an alarm, and a file that asks for a stop is noted as if it were a signal: one road for all.
+A terminal that closes asks for a stop too, unless `nohup` has told the program not to mind.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ INTERRUPTED, PREEMPTED = 130, 75
 STOP_FILE = 100  # no signal has this number; larger than all, so that a person's wish wins
 STOP_SIGNALS = tuple(
     number
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGALRM")
-    if (number := getattr(signal, name, None)) is not None  # Windows lacks the last two
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGALRM", "SIGHUP")
+    if (number := getattr(signal, name, None)) is not None  # Windows lacks the last three
 )
+_HANG_UP = getattr(signal, "SIGHUP", None)
 
 _received: list[int] = []
 _held: list[bool] = []
@@ -28,8 +30,19 @@ _held: list[bool] = []
 
 def listen() -> None:
     """Note stop signals from now on instead of dying of them."""
-    for number in STOP_SIGNALS:
+    for number in _minded():
         signal.signal(number, _note)
+
+
+def ends_with_connection() -> bool:
+    """Tell whether the drop of an SSH connection would stop this process, which nothing keeps from it."""
+    is_kept = _HANG_UP not in _minded() or not {"TMUX", "STY"}.isdisjoint(os.environ)
+    return "SSH_CONNECTION" in os.environ and (os.isatty(0) or os.isatty(2)) and not is_kept
+
+
+def _minded() -> list[int]:
+    """Return the stop signals that mean something to this process: `nohup` has one ignored before it starts."""
+    return [n for n in STOP_SIGNALS if n != _HANG_UP or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def listen_until(seconds: float) -> None:
@@ -60,7 +73,7 @@ def held() -> Iterator[None]:
 
 def leave_at_once() -> None:
     """End the process at a scheduler's signal, as preempted: for verbs that keep what is done as they go."""
-    for number in STOP_SIGNALS:
+    for number in _minded():
         if number != signal.SIGINT:
             signal.signal(number, lambda number, frame: os._exit(PREEMPTED))
 
@@ -99,5 +112,7 @@ def name_of(number: int) -> str:
     """Return what a person calls the reason of a stop."""
     if number == STOP_FILE:
         return "the file STOP"
+    if number == _HANG_UP:
+        return "the end of its terminal (SIGHUP)"
     name = signal.Signals(number).name
     return "the time limit" if name == "SIGALRM" else name

@@ -70,6 +70,8 @@ def fit(args: list[str]) -> int:
         _start_over(stage.run_dir)
     say(plan.table())
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
+    if signals.ends_with_connection():
+        say("note: if this SSH session ends, the run saves and stops; in tmux, or with nohup, it would go on")
     if rank_zero_only.rank == 0:
         stage.save_config()
         device_type = stage.trainer.strategy.root_device.type

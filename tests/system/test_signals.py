@@ -21,7 +21,13 @@ def _usual_effect_afterwards():
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGALRM, 75)],
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 75),
+        (signal.SIGUSR1, 75),
+        (signal.SIGALRM, 75),
+        (signal.SIGHUP, 75),
+    ],
     ids=lambda value: str(value),
 )
 def test_a_signal_is_noted_and_has_an_exit_code(number, code):
@@ -76,3 +82,34 @@ def test_a_verb_that_keeps_what_it_does_leaves_at_once_as_preempted():
         "os.kill(os.getpid(), signal.SIGUSR1)\ntime.sleep(60)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 75
+
+
+def test_end_of_a_terminal_means_nothing_to_a_program_started_with_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not signals.first_received()
+
+
+@pytest.mark.parametrize(
+    ("environment", "on_terminal", "hang_up", "ends"),
+    [
+        ({"SSH_CONNECTION": "a"}, True, signal.SIG_DFL, True),
+        ({}, True, signal.SIG_DFL, False),
+        ({"SSH_CONNECTION": "a"}, False, signal.SIG_DFL, False),
+        ({"SSH_CONNECTION": "a", "TMUX": "b"}, True, signal.SIG_DFL, False),
+        ({"SSH_CONNECTION": "a", "STY": "b"}, True, signal.SIG_DFL, False),
+        ({"SSH_CONNECTION": "a"}, True, signal.SIG_IGN, False),
+    ],
+    ids=["ssh", "at the machine", "job", "tmux", "screen", "nohup"],
+)
+def test_only_what_an_ssh_session_takes_along_ends_with_it(
+    monkeypatch, environment, on_terminal, hang_up, ends
+):
+    for name in ("SSH_CONNECTION", "TMUX", "STY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "isatty", lambda _: on_terminal)
+    signal.signal(signal.SIGHUP, hang_up)
+    assert signals.ends_with_connection() is ends
