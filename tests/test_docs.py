@@ -6,15 +6,13 @@ another in one folder. A block without a word above it runs by itself.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from tiny_stage import ROOT
+from typed import type_commands
 
 from nanochat_pl.tasks.world import World, document
 
@@ -71,20 +69,7 @@ def workplace(tmp_path):
 )
 @pytest.mark.timeout(1000)  # minutes of computing on a machine that is busy otherwise
 def test_commands_of_the_documentation_run(block, workplace):
-    environment = os.environ | {
-        "NANOCHAT_BASE_DIR": str(workplace / "base"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.script],
-        cwd=workplace,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = type_commands(block.script, workplace, 900, NANOCHAT_BASE_DIR=str(workplace / "base"))
     assert "Traceback" not in done.stderr
 
 

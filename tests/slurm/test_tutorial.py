@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from tiny_stage import ROOT
+from typed import type_commands
 
 BLOCK = re.compile(r"<!-- not run here: make test-slurm runs it -->\n```bash\n(.*?)```", re.S)
 
@@ -20,22 +19,8 @@ BLOCK = re.compile(r"<!-- not run here: make test-slurm runs it -->\n```bash\n(.
 def test_commands_of_the_tutorial_run(cluster, tmp_path):
     blocks = BLOCK.findall((ROOT / "docs" / "tutorials" / "first-cluster-job.md").read_text())
     assert len(blocks) >= 5
-    environment = os.environ | {
-        "SCRATCH": str(tmp_path),
-        "NANOCHAT_VENV": sys.prefix,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
     try:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", "".join(blocks)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=3000,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = type_commands("".join(blocks), ROOT, 3000, SCRATCH=str(tmp_path), NANOCHAT_VENV=sys.prefix)
         for said in (
             "stopped by SIGUSR1",
             "requeued",
