@@ -34,7 +34,8 @@ from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training.examination import Examination
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import MetricsFiles, RunTensorBoard
-from nanochat_pl.training.verbs import Loaded, built, interruptible, load_model, say
+from nanochat_pl.training.readiness import built, interruptible, say
+from nanochat_pl.training.trained import Loaded, load_model
 
 BITS_PER_BYTE, SAMPLES = "bits_per_byte", "samples"
 OF_BASE = ("reference_shots",)

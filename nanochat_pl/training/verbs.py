@@ -8,41 +8,36 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from nanochat_pl.artifacts import Artifact, is_artifact, load_artifact, weights_digest
+from nanochat_pl.artifacts import is_artifact
 from nanochat_pl.data.stage_data import refuse_other_ranks
 from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.model import accounting
-from nanochat_pl.model.gpt import GPT
 from nanochat_pl.sandbox.calculator import calculate
 from nanochat_pl.system import signals, slurm
 from nanochat_pl.system.environment import environment, record_start
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.files import append_json_line, move_aside
 from nanochat_pl.system.hardware import devices_in_all
 from nanochat_pl.system.paths import user_path
-from nanochat_pl.system.receipts import Receipt, newest_valid, receipts
+from nanochat_pl.system.receipts import Receipt
 from nanochat_pl.system.run_lock import RunLock, hold_lock, lock_path
 from nanochat_pl.system.run_state import reason_of_stop, recorded
 from nanochat_pl.training.callbacks.requeue import Requeue
-from nanochat_pl.training.checkpoint_io import refuse_other_model, refuse_other_start, require_free_space
+from nanochat_pl.training.checkpoint_io import require_free_space
 from nanochat_pl.training.failures import explained
-from nanochat_pl.training.language_model import require_same_vocabulary
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import Console, MetricsFiles
 from nanochat_pl.training.lost_rank import LostRank
+from nanochat_pl.training.readiness import interruptible, quieten, ready, say
 from nanochat_pl.training.stacks import forget_request
+from nanochat_pl.training.trained import load_model, resume_point
 
 
 def fit(args: list[str]) -> int:
@@ -53,18 +48,13 @@ def fit(args: list[str]) -> int:
     stage.model.follow(plan)
     stage.datamodule.elastic = stage.config.elastic
     stage.lock = _lock(stage)  # held until the process ends
-    receipt = None if stage.config.fresh else _resume_point(stage)
+    receipt = None if stage.config.fresh else resume_point(stage)
     if receipt and receipt.step >= plan.steps and (stage.run_dir / "artifact" / "config.json").exists():
         say(f"{stage.run} is finished: {receipt.step} steps, artifact in {stage.run_dir / 'artifact'}")
         say("Add --fresh to start over; the old run is moved aside, not deleted.")
         return 0
-    if receipt and receipt.step > plan.steps:
-        raise BadInput(
-            f"the horizon is {plan.steps} steps, but {stage.run} is at step {receipt.step} already\n"
-            "Give more steps to continue, or add --fresh to start over; the old run is moved aside, not deleted."
-        )
-    if receipt and not stage.config.elastic:
-        refuse_other_ranks(receipt.world_size, world_size)
+    if receipt:
+        _refuse_another_run(stage, receipt, plan.steps, world_size)
     _refuse_what_would_fail(stage)
     if stage.config.fresh:
         _start_over(stage.run_dir)
@@ -72,17 +62,7 @@ def fit(args: list[str]) -> int:
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if signals.ends_with_connection():
         say("note: if this SSH session ends, the run saves and stops; in tmux, or with nohup, it would go on")
-    if rank_zero_only.rank == 0:
-        stage.save_config()
-        device_type = stage.trainer.strategy.root_device.type
-        record_start(stage.run_dir / "environment.json", environment(device_type, world_size))
-    stage.trainer.loggers.append(Console(plan.steps))
-    _be_deterministic(stage)
-    stage.trainer.strategy.checkpoint_io.facts = {
-        "model": stage.model.gpt_config(stage.datamodule.sequence_len).to_dict(),
-        "world_size": world_size,
-        "start": stage.model.start_digest,
-    }
+    _prepare(stage, plan.steps, world_size)
     if rank_zero_only.rank != 0:
         return _train(stage, receipt)
     forget_request(stage.run_dir)
@@ -92,9 +72,35 @@ def fit(args: list[str]) -> int:
     return record.exit_code
 
 
+def _prepare(stage: StageCLI, steps: int, world_size: int) -> None:
+    """Write down what this start is, and tell the Trainer's parts what they need to know of it."""
+    if rank_zero_only.rank == 0:
+        stage.save_config()
+        device_type = stage.trainer.strategy.root_device.type
+        record_start(stage.run_dir / "environment.json", environment(device_type, world_size))
+    stage.trainer.loggers.append(Console(steps))
+    _be_deterministic(stage)
+    stage.trainer.strategy.checkpoint_io.facts = {
+        "model": stage.model.gpt_config(stage.datamodule.sequence_len).to_dict(),
+        "world_size": world_size,
+        "start": stage.model.start_digest,
+    }
+
+
 def _arguments_to_go_on(args: list[str]) -> str:
     """Return the arguments of this start, quoted for a shell; without `--fresh`, which would start over again."""
     return shlex.join(arg for arg in args if arg != "--fresh")
+
+
+def _refuse_another_run(stage: StageCLI, receipt: Receipt, steps: int, world_size: int) -> None:
+    """Refuse to continue a run as what it never was: a shorter one, or one of another number of ranks."""
+    if receipt.step > steps:
+        raise BadInput(
+            f"the horizon is {steps} steps, but {stage.run} is at step {receipt.step} already\n"
+            "Give more steps to continue, or add --fresh to start over; the old run is moved aside, not deleted."
+        )
+    if not stage.config.elastic:
+        refuse_other_ranks(receipt.world_size, world_size)
 
 
 def _refuse_what_would_fail(stage: StageCLI) -> None:
@@ -125,17 +131,6 @@ def _lock(stage: StageCLI) -> RunLock | None:
     if rank_zero_only.rank != 0:
         return None
     return hold_lock(lock_path(stage.run_dir))
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C within the Trainer end a verb as the interruption it is; Lightning turns it into `exit(1)`."""
-    try:
-        yield
-    except SystemExit as leaving:
-        if isinstance(leaving.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
 
 
 def _train(stage: StageCLI, receipt: Receipt | None) -> int:
@@ -218,7 +213,7 @@ def _prompts(stage: StageCLI) -> list[str]:
 
 def plan(args: list[str]) -> int:
     """Print the plan as a table or as JSON."""
-    _quieten()
+    quieten()
     stage = StageCLI("plan", args)
     if stage.model.init_from is None or is_artifact(stage.model.init_from):
         stage.find_start()
@@ -229,140 +224,13 @@ def plan(args: list[str]) -> int:
     return 0
 
 
-def built(verb: str, args: list[str]) -> StageCLI:
-    """Build a stage and find what it starts from; nothing is read of its data."""
-    _quieten()
-    stage = StageCLI(verb, args)
-    stage.datamodule.config_path = str(stage.config.config[0])
-    stage.find_start()
-    stage.model.gpt_config(stage.datamodule.sequence_len)
-    return stage
-
-
-def ready(verb: str, args: list[str]) -> StageCLI:
-    """Build a stage and make sure its data and its tokenizer are here and fit the model."""
-    stage = built(verb, args)
-    data = stage.datamodule
-    for note in data.preflight():
-        say(note)
-    require_same_vocabulary(stage.model, data.tokenizer_on_disk.vocab_size, str(data.tokenizer_folder))
-    return stage
-
-
 def _set_compile(stage: StageCLI) -> bool:
     if stage.model.compiles is None:
         stage.model.compiles = stage.compile_default
     return stage.model.compiles
 
 
-def _resume_point(stage: StageCLI) -> Receipt | None:
-    """Return the checkpoint to continue from, None for a new run."""
-    found = newest_valid(stage.run_dir / "checkpoints")
-    for sentence in found.rejected:
-        say(f"warning: {sentence}; using an older checkpoint")
-    if found.receipt:
-        refuse_other_start(found.receipt, stage.model.start_digest)
-        refuse_other_model(found.receipt, stage.model.gpt_config(stage.datamodule.sequence_len).to_dict())
-    elif any(file for file in found.rejected if "finished" not in file):
-        raise Failure(
-            f"{stage.run_dir / 'checkpoints'}: no checkpoint is intact; nothing was overwritten\n"
-            "Add --fresh to start over; the old run is moved aside, not deleted."
-        )
-    return found.receipt
-
-
 def _start_over(folder: Path) -> None:
     """Move an old run's folder aside; only the first process of a launch does."""
     if rank_zero_only.rank == 0 and folder.exists():
         say(f"the old run is now {move_aside(folder)}")
-
-
-class Loaded(NamedTuple):
-    """Weights a stage was given.
-
-    Attributes:
-        step: optimizer steps they have seen.
-        digest: sha256 (hex) of the file they came from.
-    """
-
-    step: int
-    digest: str
-
-
-def load_model(stage: StageCLI) -> Loaded:
-    """Give the stage its trained weights: the artifact's, or a newer checkpoint's.
-
-    Raises:
-        Failure: there are none, or they are damaged.
-    """
-    artifact = _artifact_of(stage.run_dir)
-    newest = next(iter(receipts(stage.run_dir / "checkpoints")), None)
-    if artifact and (newest is None or newest.step <= artifact.provenance["step"]):
-        _require_same_kind(stage, artifact)
-        _require_same_tokenizer(stage, artifact)
-        stage.model.gpt = artifact.gpt
-        return Loaded(artifact.provenance["step"], weights_digest(artifact.folder))
-    if newest is None:
-        raise Failure(
-            f"{stage.run_dir}: no trained model here\n"
-            f"Train it first: python cli.py fit --config {stage.config.config[0]}"
-        )
-    return _load_checkpoint(stage)
-
-
-def _load_checkpoint(stage: StageCLI) -> Loaded:
-    receipt = _resume_point(stage)
-    if receipt is None:
-        raise Failure(f"{stage.run_dir / 'checkpoints'}: no checkpoint is intact")
-    weights = torch.load(receipt.path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    gpt = GPT.materialized(stage.model.gpt_config(stage.datamodule.sequence_len), device="cpu")
-    gpt.load_state_dict({name.removeprefix("gpt."): value for name, value in weights.items()})
-    stage.model.gpt = gpt.eval()
-    return Loaded(receipt.step, receipt.sha256)
-
-
-def _artifact_of(run: Path) -> Artifact | None:
-    folder = run / "artifact"
-    return load_artifact(folder) if folder.exists() else None
-
-
-def _require_same_kind(stage: StageCLI, artifact: Artifact) -> None:
-    is_chat = artifact.provenance.get("is_chat")
-    if is_chat not in (None, stage.datamodule.is_chat):
-        wanted, found = ("base", "chat") if is_chat else ("chat", "base")
-        raise BadInput(
-            f"{stage.config.config[0]} is a {wanted} stage, but {stage.run} is a {found} model\n"
-            f"Give the YAML that trained it: --config {stage.run_dir / 'config.yaml'}"
-        )
-
-
-def _require_same_tokenizer(stage: StageCLI, artifact: Artifact) -> None:
-    data = stage.datamodule
-    if artifact.tokenizer.fingerprint != data.tokenizer_on_disk.fingerprint:
-        raise Failure(
-            f"{data.tokenizer_folder}: not the tokenizer {stage.run} was trained with; it was replaced since\n"
-            f"Use the run's own: --data.init_args.tokenizer {artifact.folder}"
-        )
-
-
-def _quieten() -> None:
-    """Silence what Lightning says of choices made here on purpose."""
-    import logging
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*srun.*command is available.*",
-        ".*LeafSpec.*",
-        ".*Trying to infer the `batch_size`.*",
-        ".*args parameter is intended to run from within Python.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-
-
-def say(text: str) -> None:
-    """Tell the person watching, once: on stderr, from rank 0."""
-    if rank_zero_only.rank == 0:
-        print(text, file=sys.stderr, flush=True)
