@@ -8,12 +8,14 @@ import random
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tiny_stage import VOCAB_SIZE, TinyStage
 
 import cli
@@ -368,3 +370,26 @@ def test_bad_input_is_said_by_one_rank(monkeypatch, capsys, variable, lines):
     monkeypatch.setenv(variable, "3")
     assert cli.main(["fitt"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_gpu_that_torch_does_not_see_is_missed_before_anything_is_made(
+    base_dir, capsys, monkeypatch, accelerator
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    code, _, err = run(capsys, "fit", *D20, "--trainer.accelerator", accelerator)
+    assert code == 1
+    problem, remedy = err.splitlines()
+    assert f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no GPU here" in problem
+    assert "python cli.py doctor" in remedy
+    assert not (base_dir / "runs").exists()
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_logger_whose_package_is_not_installed_is_named(capsys):
+    code, _, err = run(capsys, "fit", *D20, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger")
+    assert code == 2
+    problem, remedy = err.splitlines()
+    assert problem.startswith("error: lightning.pytorch.loggers.WandbLogger: Requirement 'wandb")
+    assert "TensorBoard and metrics/*.jsonl are written in any case" in remedy

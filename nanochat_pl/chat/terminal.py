@@ -88,7 +88,9 @@ def chosen_device(asked: str) -> str:
     """
     has_cuda = torch.cuda.is_available()
     if asked == "cuda" and not has_cuda:
-        raise BadInput("--device cuda: there is no CUDA device here; give cpu or leave it out")
+        raise BadInput(
+            "--device cuda: torch sees no GPU here; give cpu or leave it out\nWhat is wrong: python cli.py doctor"
+        )
     return "cuda" if has_cuda and asked == "auto" else "cpu" if asked == "auto" else asked
 
 

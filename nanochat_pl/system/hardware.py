@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nanochat_pl.system.errors import Failure
+
 if TYPE_CHECKING:
     import torch
 
@@ -103,6 +105,31 @@ def gpu_to_plan_for(accelerator: str) -> Gpu | None:
         return gpu_of(torch.device("cuda"))
     common = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
     return common._replace(name=f"{common.name} (assumed, no GPU here)")
+
+
+def require_gpu(accelerator: str) -> None:
+    """Make sure that there is a GPU where one is asked for.
+
+    Raises:
+        Failure: torch sees none.
+    """
+    import torch
+
+    is_here = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+    if accelerator in ("gpu", "cuda") and not is_here:
+        raise Failure(
+            f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no GPU here\n"
+            "What is wrong: python cli.py doctor; in a job: sbatch --gpus-per-node 1; without one: "
+            "--trainer.accelerator cpu"
+        )
+
+
+def has_unseen_gpu(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> bool:
+    """Tell whether this machine has a GPU that torch does not see, although nobody has hidden it."""
+    import torch
+
+    is_there = drivers.is_dir() and any(drivers.iterdir())
+    return is_there and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and not torch.cuda.is_available()
 
 
 def devices_in_all(devices: int | str | list[int], num_nodes: int, accelerator: str) -> int:

@@ -88,7 +88,6 @@ def lost_rank(error: Exception, trainer: Trainer, ranks: LostRank) -> Exception:
         SystemExit: this rank is to be silent.
     """
     gone = ranks.gone(WAIT_FOR_A_DEATH_S)
-    ranks.kill_children()
     if gone is None and trainer.global_rank > 0:
         raise SystemExit(RunAgain.exit_code) from error
     gone = gone or Loss(f"another rank is gone ({' '.join(str(error).split())[:150]})", True)

@@ -27,7 +27,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from nanochat_pl.artifacts import find_artifact, is_artifact
 from nanochat_pl.data import ChatData, PretrainData
 from nanochat_pl.system.errors import BadInput
-from nanochat_pl.system.hardware import choose_precision, devices_in_all, gpu_to_plan_for, uses_gpu
+from nanochat_pl.system.hardware import (
+    choose_precision,
+    devices_in_all,
+    gpu_to_plan_for,
+    require_gpu,
+    uses_gpu,
+)
 from nanochat_pl.system.parsing import Suggesting
 from nanochat_pl.system.paths import is_plain_name, run_dir
 from nanochat_pl.system.verb_options import DESCRIPTIONS, VERB_OPTIONS
@@ -64,6 +70,7 @@ SECTIONS = {
 ALWAYS_ON = (TokenBudget, FittingRows, FiniteGuard, ManualGC, ExactResume, Export)
 OWN_PACKAGES = ("nanochat_pl", "lightning")
 DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # by jsonargparse
+UNMADE = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]+)")
 
 
 class StageParser(Suggesting, LightningArgumentParser):
@@ -134,6 +141,22 @@ class StageCLI(LightningCLI):
             )
         self.config = parser.parse_args(args)
 
+    def instantiate_classes(self) -> None:
+        """Make the objects.
+
+        Raises:
+            BadInput: one could not be made, as where a logger's package is not installed.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if not (unmade := UNMADE.search(str(error))):
+                raise
+            raise BadInput(
+                f"{unmade[1]}: {unmade[2]}\n"
+                "Leave it out, or install what it needs; TensorBoard and metrics/*.jsonl are written in any case."
+            ) from error
+
     def before_instantiate_classes(self) -> None:
         """Name the run and settle precision and compilation by what the machine can do."""
         self.run = self.config.run or Path(str(self.config.config[0])).stem
@@ -152,6 +175,7 @@ class StageCLI(LightningCLI):
         """Build the Trainer, except for a plan."""
         if self.verb == "plan":
             return None
+        require_gpu(self.config.trainer.accelerator)
         section_names = self.parser.callback_keys
         config = dict(self.config_init.trainer)
         log = TrainLog()

@@ -24,7 +24,7 @@ from nanochat_pl.system import signals, slurm
 from nanochat_pl.system.environment import environment, record_start
 from nanochat_pl.system.errors import BadInput
 from nanochat_pl.system.files import append_json_line, move_aside
-from nanochat_pl.system.hardware import devices_in_all
+from nanochat_pl.system.hardware import devices_in_all, has_unseen_gpu
 from nanochat_pl.system.paths import user_path
 from nanochat_pl.system.receipts import Receipt
 from nanochat_pl.system.run_lock import RunLock, hold_lock, lock_path
@@ -60,14 +60,17 @@ def fit(args: list[str]) -> int:
         _start_over(stage.run_dir)
     say(plan.table())
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
+    if has_unseen_gpu():
+        say("warning: this machine has a GPU that torch does not see\nWhat is wrong: python cli.py doctor")
     if signals.ends_with_connection():
         say("note: if this SSH session ends, the run saves and stops; in tmux, or with nohup, it would go on")
     _prepare(stage, plan.steps, world_size)
+    again = _arguments_to_go_on(args)
     if rank_zero_only.rank != 0:
-        return _train(stage, receipt)
+        return _train(stage, receipt, again)
     forget_request(stage.run_dir)
-    with recorded(stage.run_dir, str(stage.config.config[0]), _arguments_to_go_on(args)) as record:
-        record.exit_code = _train(stage, receipt)
+    with recorded(stage.run_dir, str(stage.config.config[0]), again) as record:
+        record.exit_code = _train(stage, receipt, again)
         record.reason = reason_of_stop(_stopped_by(stage)) if record.exit_code else ""
     return record.exit_code
 
@@ -133,8 +136,14 @@ def _lock(stage: StageCLI) -> RunLock | None:
     return hold_lock(lock_path(stage.run_dir))
 
 
-def _train(stage: StageCLI, receipt: Receipt | None) -> int:
-    """Run the Trainer and translate how it ended into an exit code."""
+def _train(stage: StageCLI, receipt: Receipt | None, again: str) -> int:
+    """Run the Trainer and translate how it ended into an exit code.
+
+    Args:
+        stage: the stage.
+        receipt: of the checkpoint to continue from.
+        again: arguments that continue this run.
+    """
     if receipt:
         say(f"continuing {stage.run} from step {receipt.step}")
     ranks = LostRank(stage.trainer)
@@ -144,6 +153,7 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
             stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=checkpoint)
     except Exception as error:
         meaning = explained(error, stage.trainer, stage.model.plan, ranks)
+        ranks.kill_children()  # they may not even have met, and would wait for this one
         if meaning is error:
             raise
         raise meaning from error
@@ -153,6 +163,7 @@ def _train(stage: StageCLI, receipt: Receipt | None) -> int:
         saved = "state saved" if stage.trainer.global_step else "nothing to save yet"
         say(
             f"stopped by {signals.name_of(stopped_by)} at step {stage.trainer.global_step}, {saved}; run again"
+            + ("" if slurm.current_job() else f":\npython cli.py fit {again}")
         )
         return signals.exit_code(stopped_by) if rank_zero_only.rank == 0 or slurm.current_job() else 0
     say(

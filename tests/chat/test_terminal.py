@@ -20,6 +20,7 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 from tiny_gpt import random_gpt
 
+import cli
 from nanochat_pl.artifacts import newest_chat_artifact, save_artifact
 from nanochat_pl.chat.keyboard import ctrl_c_follows, message_reader, quiet_keyboard
 from nanochat_pl.chat.screen import Screen
@@ -28,6 +29,7 @@ from nanochat_pl.chat.terminal import chat, converse_by_pipe, framed, sampling_s
 from nanochat_pl.inference.sampling import SamplingSettings
 from nanochat_pl.inference.transcript import Piece
 from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.paths import run_dir
 
 OK = (text("ok"),)
 CALL = (Piece("python", "37*41"), Piece("python_output", "1517"), text("It is 1517."))
@@ -280,6 +282,28 @@ def test_without_a_model_the_command_that_makes_one_is_named(base_dir):
         newest_chat_artifact()
     with pytest.raises(Failure, match=r"python cli\.py demo"):
         chat(prompt="hello")
+
+
+@pytest.mark.parametrize(
+    ("trained", "missing"),
+    [(["base"], ["mid", "sft"]), (["base", "mid"], ["sft"])],
+    ids=["base", "base and mid"],
+)
+def test_stages_a_chat_model_lacks_are_named_with_the_commands_that_train_them(
+    base_dir, capsys, trained, missing
+):
+    for stage in trained:
+        artifact = run_dir(f"d20_{stage}") / "artifact"
+        artifact.mkdir(parents=True)
+        (artifact / "config.json").write_text("{}")
+    assert cli.main(["chat", "--prompt", "hello"]) == 1
+    problem, remedy, other = capsys.readouterr().err.splitlines()
+    assert problem.endswith(f"; d20 lacks {' and '.join(f'd20_{stage}' for stage in missing)}")
+    train = " && ".join(f"python cli.py fit --config configs/d20_{stage}.yaml" for stage in missing)
+    assert remedy == f"Train what it lacks: {train}"
+    assert "python cli.py demo" in other
+    assert cli.main(["chat", "--from", "d20_sft", "--prompt", "hello"]) == 2
+    assert capsys.readouterr().err.splitlines()[1] == f"Train it first: {train}"
 
 
 @pytest.mark.parametrize(

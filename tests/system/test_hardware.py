@@ -17,6 +17,7 @@ from nanochat_pl.system.hardware import (
     gpu_to_plan_for,
     has_compiler,
     has_fast_bf16,
+    has_unseen_gpu,
     measured_cpu_flops_per_s,
     peak_flops_per_s,
 )
@@ -184,3 +185,23 @@ def test_a_compiler_is_the_one_torch_would_call(monkeypatch, tmp_path):
 def test_importing_hardware_imports_no_torch():
     code = "import sys, nanochat_pl.system.hardware; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_sees", "hidden", "unseen"),
+    [
+        (True, False, None, True),
+        (True, True, None, False),
+        (False, False, None, False),
+        (True, False, "", False),
+        (True, False, "0", True),
+    ],
+)
+def test_gpu_that_torch_does_not_see_is_noticed(tmp_path, monkeypatch, driver, torch_sees, hidden, unseen):
+    if driver:
+        (tmp_path / "0000:01:00.0").mkdir()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees)
+    assert has_unseen_gpu(tmp_path) is unseen

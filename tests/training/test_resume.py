@@ -76,10 +76,11 @@ def test_compiled_run_with_two_ranks_killed_equals_its_unbroken_one(world_base, 
     [
         pytest.param(signal.SIGINT, 130, "SIGINT (Ctrl-C)", id="ctrl-c"),
         pytest.param(signal.SIGTERM, 75, "SIGTERM", id="preempted", marks=pytest.mark.slow),
+        pytest.param(signal.SIGALRM, 75, "the time limit", id="time limit", marks=pytest.mark.slow),
     ],
 )
 def test_stopped_run_saves_says_so_and_continues(stage, number, code, reason):
-    run = f"stopped_{code}"
+    run = f"stopped_{number}"
     process = stage.start("fit", run=run)
     while stage.logged_steps(run) < 3:
         assert process.poll() is None, process.communicate()[1]
@@ -87,7 +88,9 @@ def test_stopped_run_saves_says_so_and_continues(stage, number, code, reason):
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert "state saved" in err
+    again = f"python cli.py fit --config {stage.config} --run {run}"
+    assert f"stopped by {reason.split()[0]}" in err
+    assert err.endswith(f", state saved; run again:\n{again}\n")
     state = read_state(stage.folder(run))
     assert state["reason"] == reason
     assert f"--run {run}" in state["arguments"]

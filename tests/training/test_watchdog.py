@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from socket import socket
 
 import pytest
 from lightning.pytorch import Callback
@@ -257,6 +258,22 @@ def test_second_job_is_refused_and_a_killed_rank_ends_the_others_with_a_clear_wo
     state = read_state(stage.folder("killed_rank"))
     assert (state["state"], state["exit_code"]) == ("stopped", 75)
     assert "rank 1 was killed" in state["reason"]
+
+
+@pytest.mark.slow
+def test_ranks_that_cannot_meet_leave_nobody_waiting(world_base):
+    stage = TinyStage(world_base, ["--trainer.devices", "2", "--trainer.strategy", "ddp"])
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = stage.start("fit", run="port", env={"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        _, err = process.communicate(timeout=60)  # a rank that still waited would hold the pipe open
+    assert process.returncode == 1
+    said = last_words(err)
+    assert f"127.0.0.1:{port}: the port is in use" in said[0]
+    assert said[1].startswith("unset MASTER_PORT for a free one")
+    assert len(said) == 2
 
 
 @pytest.mark.slow
