@@ -10,6 +10,9 @@ RUST_SOURCES := $(wildcard rustbpe/src/*.rs) rustbpe/Cargo.toml rustbpe/Cargo.lo
 PACKAGE := nanochat_pl tests benchmarks scripts slurm cli.py
 CRATE := --manifest-path rustbpe/Cargo.toml
 
+# Say what is wrong and what mends it, and fail: $(call refuse,PROBLEM,REMEDY)
+refuse = { printf 'error: %s\n%s\n' "$(1)" "$(2)" >&2; exit 1; }
+
 .PHONY: demo demo-controls test test-slow test-slurm chaos lint bench lock install clean
 
 demo: install
@@ -55,8 +58,10 @@ lock: install
 install: $(STAMPS)/crate
 
 $(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || $(call refuse,$(PYTHON) is missing or older than 3.10,Name another: make install PYTHON=python3.12)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || \
+		$(call refuse,uv could not be installed: there is no network here or no package of that version,On a login node or wherever there is network: make install)
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: requirements.lock | $(STAMPS)/venv
@@ -66,7 +71,8 @@ $(STAMPS)/packages: requirements.lock | $(STAMPS)/venv
 $(STAMPS)/crate: $(RUST_SOURCES) $(STAMPS)/packages
 	@if command -v cargo >/dev/null; \
 		then VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --skip-install; \
-		else $(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .; fi
+		else $(BIN)/uv pip install --python $(BIN)/python --no-deps --editable . || \
+			$(call refuse,the crate rustbpe could not be built: no cargo is here and none could be fetched,Install Rust (apt install cargo or rustup); then: make install); fi
 	@touch $@
 
 clean:

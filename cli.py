@@ -6,11 +6,18 @@ print the list or to catch a mistyped verb. What a verb does stands with its fun
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036  # an older one can read this file, but not those below
+    print("error: Python %d.%d is too old; 3.10 or newer is needed" % sys.version_info[:2], file=sys.stderr)  # noqa: UP031
+    print("Use that of the installation: .venv/bin/python cli.py", file=sys.stderr)
+    print("Where that is missing or old too: make clean; make install PYTHON=python3.12", file=sys.stderr)
+    sys.exit(2)
+
 import gc
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
@@ -33,6 +40,8 @@ class Verb(NamedTuple):
     first_word: str = ""  # the option that a first word without a name is the value of
     is_for_a_reader: bool = False  # what it does is only what it prints: it ends when nobody reads any more
 
+
+INSTALLED = ("torch", "lightning", "nanochat_pl._rustbpe")  # by `make install`, and looked for by nobody else
 
 VERBS = {
     "fit": Verb("nanochat_pl.training.verbs:fit", "train a stage; the same command again continues", True),
@@ -145,11 +154,22 @@ def stage_help(name: str, args: list[str]) -> int:
 
 
 def imported(target: str) -> Callable[..., Any]:
-    """Return a verb's function; the collector rests meanwhile, for imports make many objects and no garbage."""
+    """Return a verb's function; the collector rests meanwhile, for imports make many objects and no garbage.
+
+    Raises:
+        Failure: something that the installation brings is not there.
+    """
     module, function = target.split(":")
     gc.disable()
     try:
         return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name not in INSTALLED:
+            raise
+        what = "the crate rustbpe is not built" if "rust" in error.name else f"{error.name} is not installed"
+        raise Failure(
+            f"{what} for {sys.executable}\nInstall it: make install; then: .venv/bin/python cli.py …"
+        ) from error
     finally:
         gc.enable()
 

@@ -18,6 +18,8 @@ enter() {
     PYTHON="$VENV/bin/python"
     [[ -x "$PYTHON" ]] || refuse "$(realpath -ms "$PYTHON"): there is no such program" \
         "On the login node: scripts/setup_environment.sh, which makes .venv; another venv of site.yaml is yours to make"
+    # SLURM ends a job, without a word, whose folder of logs is missing.
+    mkdir -p "$LOGS"
     export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 WANDB_MODE=offline
     export HF_HOME="$NANOCHAT_BASE_DIR/huggingface"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
@@ -117,13 +119,16 @@ conclude() {
             run_again "asks to be run again"
             ;;
         *)
-            local crashes
+            local crashes memory=""
+            [[ "$1" == 137 ]] && memory=", most likely for lack of memory (more: mem in site.yaml; less: --data.init_args.device_batch_rows)"
+            mkdir -p "$LOGS" # somebody may have cleaned up since the job began
             crashes=$(($(cat "$(crash_file)" 2> /dev/null || echo 0) + 1))
             echo "$crashes" > "$(crash_file)"
             if ((crashes > MAX_CRASHES)); then
-                echo "ended with $1 for the ${crashes}th time in a row; not put back into the queue" >&2
+                echo "ended with $1$memory, $crashes times in a row; not put back into the queue" >&2
+                echo "See why: $PYTHON cli.py status" >&2
             else
-                run_again "ended with $1, crash $crashes of $MAX_CRASHES"
+                run_again "ended with $1$memory, crash $crashes of $MAX_CRASHES"
             fi
             ;;
     esac

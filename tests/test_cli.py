@@ -393,3 +393,41 @@ def test_logger_whose_package_is_not_installed_is_named(capsys):
     problem, remedy = err.splitlines()
     assert problem.startswith("error: lightning.pytorch.loggers.WandbLogger: Requirement 'wandb")
     assert "TensorBoard and metrics/*.jsonl are written in any case" in remedy
+
+
+@pytest.mark.parametrize("missing", ["torch", "lightning", "nanochat_pl._rustbpe"])
+def test_what_the_installation_lacks_is_named_with_the_command_that_brings_it(missing):
+    program = (
+        "import sys, cli\n"
+        "class Lacks:\n"
+        "    def find_spec(name, *_):\n"
+        f"        if name == {missing!r}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Lacks)\n"
+        f"sys.exit(cli.main(['fit', *{D20!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    problem, remedy = done.stderr.splitlines()
+    assert ("rustbpe is not built" if "rust" in missing else f"{missing} is not installed") in problem
+    assert remedy.startswith("Install it: make install")
+
+
+def old_pythons() -> list[Path]:
+    """Return interpreters of this machine that are too old."""
+    names = [shutil.which(f"python3.{minor}") for minor in (7, 8, 9)]
+    managed = Path.home().glob(".pyenv/versions/3.[789].*/bin/python")
+    return [*(Path(name) for name in names if name), *managed]
+
+
+@pytest.mark.skipif(not old_pythons(), reason="no Python older than 3.10 is here")
+def test_python_that_is_too_old_is_refused():
+    for python in old_pythons():
+        done = subprocess.run([python, "cli.py", "doctor"], capture_output=True, text=True, check=False)
+        if "pyenv" in done.stderr:  # a name without an interpreter behind it
+            continue
+        assert done.returncode == 2
+        problem, *remedies = done.stderr.splitlines()
+        assert problem.startswith("error: Python 3.")
+        assert problem.endswith(" is too old; 3.10 or newer is needed")
+        assert remedies[1].endswith("make clean; make install PYTHON=python3.12")
+        assert len(remedies) == 2

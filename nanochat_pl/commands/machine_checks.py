@@ -25,13 +25,18 @@ SMI_TIMEOUT_S = 10
 LEAST_MEMORY, LEAST_SHARED_MEMORY = 4e9, 64e6
 LEAST_OPEN_FILES = 1024
 BUSY_SHARE = 0.1
+OTHER_TORCH = ".venv/bin/uv pip install --python .venv/bin/python --reinstall torch --torch-backend auto"
+OLDEST_DRIVER = {
+    12: 525,
+    13: 580,
+}  # by CUDA's major version, after NVIDIA's notes on its minor version compatibility
 
 
 def python() -> Finding:
     """Python itself."""
     found = f"{sys.version.split()[0]} at {sys.executable}"
     if sys.version_info < OLDEST_PYTHON:
-        return fail(f"{found}; 3.10 is the oldest that works", "uv venv --python 3.12 && make install")
+        return fail(f"{found}; 3.10 is the oldest that works", "make clean; make install PYTHON=python3.12")
     return ok(found)
 
 
@@ -46,11 +51,15 @@ def torch() -> Finding:
     if numbers(installed) < OLDEST_TORCH:
         return fail(f"{found}; 2.10 is the oldest that is safe", "make install")
     if gpus() and not cuda:
-        return fail(
-            f"{found}, but there is a GPU",
-            "uv pip install --reinstall torch --torch-backend auto",
-        )
+        return fail(f"{found}, but there is a GPU", OTHER_TORCH)
+    if gpus() and cuda and _is_driver_older_than(cuda, gpus()[0].driver):
+        return fail(f"{found}, which the GPU's driver {gpus()[0].driver} is too old for", OTHER_TORCH)
     return ok(found)
+
+
+def _is_driver_older_than(cuda: str, driver: str) -> bool:
+    major = (*numbers(driver), 0)[0]
+    return 0 < major < OLDEST_DRIVER.get((*numbers(cuda), 0)[0], 0)
 
 
 def _cuda_of_torch() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import locale
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -24,6 +25,7 @@ LEAST_INODES = 10_000
 LEAST_TEMPORARY = 1e9
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 MOST_SKEW_S = 5.0
+SITE = Path(__file__).resolve().parents[2] / "slurm" / "rendered" / "site.sh"
 MADE_IN = 2026  # a clock that shows an earlier year is wrong
 
 
@@ -147,6 +149,11 @@ def offline() -> Finding:
 def slurm() -> Finding:
     """Whether a job's variables fit what Lightning makes of them."""
     job = os.environ.get("SLURM_JOB_ID")
+    logs = _folder_of_logs(SITE)
+    if logs and not Path(logs).is_dir():
+        return fail(
+            f"{logs} is missing; SLURM ends each job that is to write there", f"mkdir -p {shlex.quote(logs)}"
+        )
     if job is None:
         has_slurm = shutil.which("sbatch") is not None
         return ok("not in a job; sbatch is here" if has_slurm else "no SLURM here")
@@ -158,6 +165,14 @@ def slurm() -> Finding:
     if gpus() and tasks.isdigit() and int(tasks) != len(gpus()):
         return warn(f"{text}, but {len(gpus())} GPU(s)", f"sbatch --ntasks-per-node={len(gpus())}")
     return ok(text)
+
+
+def _folder_of_logs(site: Path) -> str | None:
+    """Return where the rendered templates let SLURM write; None where nothing was rendered."""
+    if not site.is_file():
+        return None
+    told = re.search(r'^LOGS="(.+)"$', site.read_text(encoding="utf-8"), re.MULTILINE)
+    return told[1] if told else None
 
 
 def port() -> Finding:

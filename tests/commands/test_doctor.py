@@ -95,6 +95,15 @@ def versions(monkeypatch, **known):
         ("2.13.0+cpu", None, (H100,), "fail", "but there is a GPU"),
         ("2.5.1", "12.4", (), "fail", "2.10 is the oldest"),
         (None, None, (), "fail", "not installed"),
+        (
+            "2.13.0",
+            "13.0",
+            (H100._replace(driver="550.54.15"),),
+            "fail",
+            "the GPU's driver 550.54.15 is too old",
+        ),
+        ("2.13.0", "12.8", (H100._replace(driver="550.54.15"),), "ok", "for CUDA 12.8"),
+        ("2.13.0", "13.0", (H100._replace(driver="unknown"),), "ok", "for CUDA 13.0"),
     ],
 )
 def test_torch_and_its_build(monkeypatch, torch, cuda, gpus, state, said):
@@ -104,6 +113,9 @@ def test_torch_and_its_build(monkeypatch, torch, cuda, gpus, state, said):
     found = machine_checks.torch()
     assert found.state == state
     assert said in found.found
+    if state == "fail":
+        reinstalls = torch == "2.13.0+cpu" or "driver" in said
+        assert found.remedy == (machine_checks.OTHER_TORCH if reinstalls else "make install")
 
 
 @pytest.mark.parametrize(("installed", "state"), [("2.6.6", "ok"), ("2.6.3", "fail"), ("2.7.0", "fail")])
@@ -115,7 +127,7 @@ def test_lightning_of_a_version_that_is_known_to_be_good(monkeypatch, installed,
 def test_python_too_old(monkeypatch):
     monkeypatch.setattr(machine_checks.sys, "version_info", (3, 9, 1))
     assert machine_checks.python().state == "fail"
-    assert "uv venv" in machine_checks.python().remedy
+    assert machine_checks.python().remedy == "make clean; make install PYTHON=python3.12"
 
 
 def test_crate_compiler_and_sandbox(monkeypatch):
@@ -150,7 +162,9 @@ def test_gpus(monkeypatch, gpus, state, said):
 def test_driver_without_a_gpu_is_a_failure(monkeypatch):
     with_gpus(monkeypatch)
     monkeypatch.setattr(machine_checks.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert machine_checks.gpu().state == "fail"
+    assert machine_checks.gpu() == fail(
+        "nvidia-smi finds no GPU or does not answer", "nvidia-smi; in a job: sbatch --gpus 1"
+    )
 
 
 def test_what_the_driver_says_is_read(monkeypatch, tmp_path):
@@ -253,6 +267,18 @@ def test_variables_of_a_job(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     with_gpus(monkeypatch, H100)
     assert surroundings_checks.slurm().remedy == "sbatch --ntasks-per-node=1"
+
+
+def test_folder_of_logs_that_is_gone_is_missed(monkeypatch, tmp_path):
+    monkeypatch.setattr(surroundings_checks, "SITE", tmp_path / "site.sh")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    logs = tmp_path / "slurm logs"
+    (tmp_path / "site.sh").write_text(f'ROOT="/x"\nLOGS="{logs}"\n')
+    found = surroundings_checks.slurm()
+    assert (found.state, found.remedy) == ("fail", f"mkdir -p '{logs}'")
+    assert f"{logs} is missing" in found.found
+    logs.mkdir()
+    assert surroundings_checks.slurm().state == "ok"
 
 
 def test_port_in_use_and_no_port(monkeypatch):

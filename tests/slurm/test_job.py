@@ -70,6 +70,37 @@ def test_job_that_could_not_go_back_says_so(site):
     assert "; back into the queue" not in done.stderr
 
 
+def test_killed_job_names_the_lack_of_memory_and_what_lowers_it(site):
+    stand_in(site, "scontrol", SHOWS)
+    done = shell(site, "conclude 137", **JOB)
+    assert "ended with 137, most likely for lack of memory (more: mem in site.yaml" in done.stderr
+    assert "--data.init_args.device_batch_rows), crash 1 of 20; back into the queue" in done.stderr
+    assert "memory" not in shell(site, "conclude 1", **JOB).stderr
+
+
+def test_job_that_crashes_again_and_again_is_left_with_the_command_that_says_why(site):
+    site.render(max_crashes=1)
+    stand_in(site, "scontrol", SHOWS)
+    assert "crash 1 of 1; back into the queue" in shell(site, "PYTHON=python; conclude 1", **JOB).stderr
+    done = shell(site, "PYTHON=python; conclude 1", **JOB)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "ended with 1, 2 times in a row; not put back into the queue",
+        "See why: python cli.py status",
+    ]
+    assert calls(site).count("scontrol requeue 17") == 1
+
+
+def test_job_whose_folder_of_logs_was_removed_still_goes_back(site):
+    stand_in(site, "scontrol", SHOWS)
+    shutil.rmtree(site.base / "slurm_logs")
+    done = shell(site, "conclude 1", **JOB)
+    assert (done.returncode, calls(site)[-1]) == (1, "scontrol requeue 17")
+    shutil.rmtree(site.base / "slurm_logs")
+    assert shell(site, "enter").returncode == 0
+    assert (site.base / "slurm_logs").is_dir()
+
+
 def test_job_that_is_in_the_queue_already_is_left_alone(site):
     stand_in(site, "scontrol", 'echo "JobId=17 JobState=COMPLETING"')
     assert shell(site, "conclude 75", **JOB).returncode == 75
@@ -251,3 +282,16 @@ def test_interpreter_that_is_not_there_is_not_called_old(site):
     done = shell(site, f"PYTHON=/nope bash {script}")
     assert (done.returncode, "/nope: there is no such program" in done.stderr) == (2, True)
     assert "too old" not in done.stderr
+
+
+def test_interpreter_that_is_too_old_is_refused_with_a_newer_one_s_name(site):
+    script = copied(site, "scripts", "setup_environment.sh")
+    stand_in(site, "python3", '[[ $1 != --version ]] || { echo "Python 3.9.18"; exit; }\nexit 1')
+    stand_in(site, "make", "")
+    done = shell(site, f"bash {script}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: Python 3.9.18 is too old; 3.10 or newer is needed",
+        f"Name another: PYTHON=python3.12 {script}",
+    ]
+    assert not any(call.startswith("make") for call in calls(site))

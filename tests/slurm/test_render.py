@@ -136,6 +136,7 @@ def test_template_itself_is_refused_with_its_placeholders(path):
     done = subprocess.run(["bash", path], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "{{partition}}" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
     assert "slurm/render.py" in done.stderr
 
 
