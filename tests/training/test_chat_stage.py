@@ -151,6 +151,7 @@ def test_tokenizer_that_is_not_the_artifacts_is_refused(later, monkeypatch, caps
     tokenizer.train(corpus="world", vocab_size=321, name="other")
     said = refused(later, capsys, "--data.init_args.tokenizer", "other")
     assert "is not the tokenizer of chat_start" in said
+    assert "Leave data.init_args.tokenizer out: the artifact's own is taken." in said
 
 
 def test_finished_run_is_validated_without_what_it_started_from(later, monkeypatch, capsys):
