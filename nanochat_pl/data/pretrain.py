@@ -91,6 +91,16 @@ class PretrainData(StageData):
             return user_path(self.tokenizer)
         return tokenizer_dir(self.tokenizer or self.corpus_folder.absolute().name)
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the corpus comes from the hub: neither made here nor somebody's own."""
+        return self.path is None and self.corpus in CORPORA and CORPORA[self.corpus].dataset_id is not None
+
+    @property
+    def fetched_for(self) -> str:
+        """The stage's file; where `data fetch` brings nothing for it, one that CORE comes with."""
+        return self.config_path if self.is_fetched else "configs/d20_base.yaml --shards 1"
+
     def preflight(self) -> tuple[str, ...]:
         """Open corpus and tokenizer, so that what is missing is known before anything else happens.
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.model.loss import IGNORED
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Failure, Unfetched
 from nanochat_pl.system.ranks import gathered
 from nanochat_pl.system.signals import ignore_stop_signals
 from nanochat_pl.system.sockets import socket_folder
@@ -89,6 +89,15 @@ class StageData(LightningDataModule):
     def fingerprint(self) -> str:
         """sha256 (hex) of what is read, for an artifact's provenance."""
         raise NotImplementedError
+
+    @property
+    def fetched_for(self) -> str:
+        """What follows `data fetch --for` to bring what this stage, or a test of it, reads."""
+        raise NotImplementedError
+
+    def completed(self, failure: Failure) -> Failure:
+        """Return a failure with the whole command that mends it, where this stage's file is what it lacked."""
+        return failure.for_stage(self.fetched_for) if isinstance(failure, Unfetched) else failure
 
     def preflight(self) -> tuple[str, ...]:
         """Open everything, so that what is missing is known before anything else happens.
