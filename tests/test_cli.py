@@ -20,7 +20,7 @@ import cli
 from nanochat_pl.artifacts import save_artifact
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
-from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import tokenizer_dir
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training import verbs
@@ -195,6 +195,27 @@ def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
     assert "--model.init_args.vocab_size 320" in err
     assert err.count("\n") <= 3
     assert not stage.folder("other_size").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--data.init_args.tokenizer", "other"]], ids=["usual", "named"])
+def test_missing_tokenizer_is_told_with_the_command_that_trains_one_that_fits(
+    world_base, base_dir, capsys, monkeypatch, options
+):
+    shutil.copytree(world_base / "data", base_dir / "data")
+    stage = TinyStage(base_dir)
+    argv = ["fit", "--config", str(stage.config), *options]
+    code, _, err = run(capsys, *argv)
+    assert (code, err.count("\n") <= 3) == (1, True)
+    command = err.strip().splitlines()[-1].removeprefix("Train it: python cli.py ")
+    assert run(capsys, *command.split())[0] == 0
+    monkeypatch.setattr(verbs, "_lock", lambda stage: None)
+    monkeypatch.setattr(verbs, "_refuse_what_would_fail", _reached)
+    code, _, err = run(capsys, *argv)
+    assert "all that is needed is here" in err
+
+
+def _reached(stage):
+    raise Failure("all that is needed is here")
 
 
 @pytest.fixture

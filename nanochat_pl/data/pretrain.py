@@ -8,6 +8,7 @@ How a position gets into the checkpoint is said in `stage_data.py`. Validation a
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.system.assets import CORPORA
 from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import corpus_dir, tokenizer_dir, user_path
+from nanochat_pl.system.paths import corpus_dir, is_plain_name, tokenizer_dir, user_path
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 ENCODED_TOGETHER = 64  # documents
@@ -115,11 +116,16 @@ class PretrainData(StageData):
         self.corpus_on_disk = open_corpus(self.corpus_folder, on_bad_shard=self.on_bad_shard)
         if not self.tokenizer_folder.is_dir():
             raise Failure(
-                f"{self.tokenizer_folder}: there is no tokenizer\n"
-                f"Train it: python cli.py tokenizer train --corpus {self.path or self.corpus}"
+                f"{self.tokenizer_folder}: there is no tokenizer\nTrain it: {self._tokenizer_command()}"
             )
         self.tokenizer_on_disk = Tokenizer.load(self.tokenizer_folder)
         return self.corpus_on_disk.notes
+
+    def _tokenizer_command(self) -> str:
+        """Return the command that trains the tokenizer this stage looks for."""
+        command = f"python cli.py tokenizer train --corpus {shlex.quote(self.path or self.corpus)}"
+        name = f" --name {self.tokenizer}" if self.tokenizer and is_plain_name(self.tokenizer) else ""
+        return f"{command} --vocab_size {self.vocab_size}{name}"
 
     @property
     def fingerprint(self) -> str:

@@ -46,6 +46,7 @@ class StageData(LightningDataModule):
     Attributes:
         is_chat: whether prompts are a user's messages rather than beginnings of texts.
         config_path: the stage's file, for messages.
+        vocab_size: the model's, for messages.
         eval_tokens: validation tokens read each time, over all ranks.
         elastic: whether a checkpoint of another number of ranks may be continued.
         eval_split: "val", or "train" to measure on rows that were trained on, packed like those of validation.
@@ -71,6 +72,7 @@ class StageData(LightningDataModule):
         self.device_batch_rows, self.batch_tokens = device_batch_rows, batch_tokens
         self.num_workers = num_workers
         self.config_path = "configs/d20_base.yaml"
+        self.vocab_size = 65536
         self.eval_tokens = 20 * 524288
         self.elastic = False
         self.eval_split: Literal["train", "val"] = "val"

@@ -21,6 +21,7 @@ def built(verb: str, args: list[str]) -> StageCLI:
     quieten()
     stage = StageCLI(verb, args)
     stage.find_start()
+    stage.datamodule.vocab_size = stage.model.vocab_size
     stage.model.gpt_config(stage.datamodule.sequence_len)
     return stage
 
