@@ -214,6 +214,35 @@ def test_missing_tokenizer_is_told_with_the_command_that_trains_one_that_fits(
     assert "all that is needed is here" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "is_short"),
+    [
+        (["--trainer.max_steps", "300000"], True),
+        (["--trainer.max_steps", "4"], False),
+        (["--trainer.max_steps", "300000", "--data.init_args.path", "OWN"], False),
+    ],
+    ids=["short", "enough", "own files"],
+)
+def test_fewer_shards_than_the_plan_counts_are_told_with_the_command_that_brings_the_rest(
+    world_base, base_dir, capsys, monkeypatch, options, is_short
+):
+    folder = base_dir / "data" / "fineweb_edu"
+    shutil.copytree(world_base / "data" / "world", folder)
+    shutil.copytree(world_base / "tokenizers", base_dir / "tokenizers")
+    config = TinyStage(base_dir).config
+    monkeypatch.setattr(verbs, "_lock", lambda stage: None)
+    monkeypatch.setattr(verbs, "_prepare", lambda stage, *_: _reached(stage))
+    settings = ["--data.init_args.corpus", "fineweb_edu", "--data.init_args.tokenizer", "world"]
+    options = [str(folder) if option == "OWN" else option for option in options]
+    _, _, err = run(capsys, "fit", "--config", str(config), *settings, *options)
+    assert "all that is needed is here" in err
+    warning = [
+        f"warning: {folder}: 1 of the 3 training shards of the plan are here; documents will repeat",
+        f"Get the rest: python cli.py data fetch --for {config} --shards 3",
+    ]
+    assert [line for line in err.splitlines() if line.startswith(("warning", "Get"))] == warning * is_short
+
+
 def _reached(stage):
     raise Failure("all that is needed is here")
 

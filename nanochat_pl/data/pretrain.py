@@ -132,6 +132,19 @@ class PretrainData(StageData):
         """sha256 (hex) of the corpus."""
         return self.corpus_on_disk.fingerprint
 
+    def shortage(self, shards: int) -> str:
+        """Return what to say where fewer shards are here than the plan counts, that of validation among them."""
+        if not self.is_fetched:
+            return ""
+        here, needed = len(self.corpus_on_disk.train), min(shards, CORPORA[self.corpus].shards) - 1
+        if here >= needed:
+            return ""
+        return (
+            f"warning: {self.corpus_folder}: {here} of the {needed} training shards of the plan are here; "
+            "documents will repeat\n"
+            f"Get the rest: python cli.py data fetch --for {self.config_path} --shards {needed}"
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return what a position depends on."""
         return {

@@ -117,6 +117,10 @@ class StageData(LightningDataModule):
         """Return how many rows the run is to read, None where the plan decides."""
         return None
 
+    def shortage(self, shards: int) -> str:
+        """Return what to say where fewer shards are here than the plan counts, that of validation among them."""
+        return ""
+
     def identity(self) -> dict[str, Any]:
         """Return what a position depends on; none of it may differ when a run continues."""
         raise NotImplementedError

@@ -60,6 +60,8 @@ def fit(args: list[str]) -> int:
     if stage.config.fresh:
         _start_over(stage.run_dir)
     say(plan.table())
+    if shortage := stage.datamodule.shortage(plan.shards):
+        say(shortage)
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if signals.ends_with_connection():
         say("note: if this SSH session ends, the run saves and stops; in tmux, or with nohup, it would go on")
