@@ -340,8 +340,35 @@ def test_bad_shard_is_named_before_anything_is_created(
     code, _, err = run(capsys, *argv)
     assert code == 1, err
     assert "shard_00000.parquet" in err
+    assert "Replace the file or take it away; training can pass it over: --data" in err
     assert err.count("\n") <= 3
     assert not (world_base / "runs" / "bad_shard").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["training", "validation"])
+@pytest.mark.parametrize("name", ["world", "fineweb_edu"])
+@pytest.mark.parametrize("manifest", [True, False])
+def test_bad_shard_of_a_known_corpus_is_told_with_the_command_that_brings_it_anew(
+    world_base, base_dir, capsys, name, number, manifest
+):
+    folder = base_dir / "data" / name
+    shutil.copytree(world_base / "data" / "world", folder)
+    shard = folder / f"shard_0000{number}.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    if not manifest:
+        (folder / "MANIFEST.json").unlink()
+    config = TinyStage(base_dir).config
+    code, _, err = run(capsys, "fit", "--config", str(config), "--data.init_args.corpus", name)
+    assert code == 1, err
+    complaint, remedy = err.splitlines()
+    settings = " --documents 600 --val_documents 600 --seed 0 --towns 60 --held_out_described true"
+    obtain = {
+        "fineweb_edu": f"data fetch --for {config}",
+        "world": f"data generate world{settings * manifest} --force true",
+    }
+    skip = "" if number else "; or pass it over: --data.init_args.on_bad_shard skip"
+    assert complaint.startswith(f"error: {shard}: ")
+    assert remedy == f"Bring it anew: python cli.py {obtain[name]}{skip}"
 
 
 @pytest.mark.parametrize("files", [{}, {"a.txt": ""}, {"a.txt": "one document"}, {"a.pdf": "x"}], ids=str)

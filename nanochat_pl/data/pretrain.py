@@ -26,7 +26,14 @@ from nanochat_pl.data.redeal import dealt_anew, numbers_of, unread
 from nanochat_pl.data.shards import Documents, NumberedText, Skipped
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.system.assets import CORPORA
-from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
+from nanochat_pl.system.corpus import (
+    BadShard,
+    BadShardPolicy,
+    Corpus,
+    command_to_obtain,
+    iter_texts,
+    open_corpus,
+)
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import corpus_dir, is_plain_name, tokenizer_dir, user_path
 from nanochat_pl.tokenizer.encoding import Tokenizer
@@ -101,6 +108,14 @@ class PretrainData(StageData):
     def fetched_for(self) -> str:
         """The stage's file; where `data fetch` brings nothing for it, one that CORE comes with."""
         return self.config_path if self.is_fetched else "configs/d20_base.yaml --shards 1"
+
+    def completed(self, failure: Failure) -> Failure:
+        """Return a failure with the command that mends it; one about somebody's own files is as it was."""
+        if isinstance(failure, BadShard) and self.path is None and self.corpus in CORPORA:
+            return failure.in_registry(
+                command_to_obtain(CORPORA[self.corpus], self.corpus_folder, self.config_path)
+            )
+        return super().completed(failure)
 
     def preflight(self) -> tuple[str, ...]:
         """Open corpus and tokenizer, so that what is missing is known before anything else happens.
