@@ -22,7 +22,7 @@ import cli
 from nanochat_pl.artifacts import save_artifact
 from nanochat_pl.model.config import GPTConfig
 from nanochat_pl.model.gpt import GPT
-from nanochat_pl.system.errors import BadInput
+from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import tokenizer_dir
 from nanochat_pl.tokenizer.encoding import Tokenizer
 from nanochat_pl.training import verbs
@@ -195,7 +195,58 @@ def test_tokenizer_of_another_size_is_refused(world_base, capsys, monkeypatch):
     code, _, err = run(capsys, *argv)
     assert code == 2
     assert "--model.init_args.vocab_size 320" in err
+    assert err.count("\n") <= 3
     assert not stage.folder("other_size").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--data.init_args.tokenizer", "other"]], ids=["usual", "named"])
+def test_missing_tokenizer_is_told_with_the_command_that_trains_one_that_fits(
+    world_base, base_dir, capsys, monkeypatch, options
+):
+    shutil.copytree(world_base / "data", base_dir / "data")
+    stage = TinyStage(base_dir)
+    argv = ["fit", "--config", str(stage.config), *options]
+    code, _, err = run(capsys, *argv)
+    assert (code, err.count("\n") <= 3) == (1, True)
+    command = err.strip().splitlines()[-1].removeprefix("Train it: python cli.py ")
+    assert run(capsys, *command.split())[0] == 0
+    monkeypatch.setattr(verbs, "_lock", lambda stage: None)
+    monkeypatch.setattr(verbs, "_refuse_what_would_fail", _reached)
+    code, _, err = run(capsys, *argv)
+    assert "all that is needed is here" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "is_short"),
+    [
+        (["--trainer.max_steps", "300000"], True),
+        (["--trainer.max_steps", "4"], False),
+        (["--trainer.max_steps", "300000", "--data.init_args.path", "OWN"], False),
+    ],
+    ids=["short", "enough", "own files"],
+)
+def test_fewer_shards_than_the_plan_counts_are_told_with_the_command_that_brings_the_rest(
+    world_base, base_dir, capsys, monkeypatch, options, is_short
+):
+    folder = base_dir / "data" / "fineweb_edu"
+    shutil.copytree(world_base / "data" / "world", folder)
+    shutil.copytree(world_base / "tokenizers", base_dir / "tokenizers")
+    config = TinyStage(base_dir).config
+    monkeypatch.setattr(verbs, "_lock", lambda stage: None)
+    monkeypatch.setattr(verbs, "_prepare", lambda stage, *_: _reached(stage))
+    settings = ["--data.init_args.corpus", "fineweb_edu", "--data.init_args.tokenizer", "world"]
+    options = [str(folder) if option == "OWN" else option for option in options]
+    _, _, err = run(capsys, "fit", "--config", str(config), *settings, *options)
+    assert "all that is needed is here" in err
+    warning = [
+        f"warning: {folder}: 1 of the 3 training shards of the plan are here; documents will repeat",
+        f"Get the rest: python cli.py data fetch --for {config} --shards 3",
+    ]
+    assert [line for line in err.splitlines() if line.startswith(("warning", "Get"))] == warning * is_short
+
+
+def _reached(stage):
+    raise Failure("all that is needed is here")
 
 
 @pytest.fixture
@@ -291,8 +342,35 @@ def test_bad_shard_is_named_before_anything_is_created(
     code, _, err = run(capsys, *argv)
     assert code == 1, err
     assert "shard_00000.parquet" in err
+    assert "Replace the file or take it away; training can pass it over: --data" in err
     assert err.count("\n") <= 3
     assert not (world_base / "runs" / "bad_shard").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["training", "validation"])
+@pytest.mark.parametrize("name", ["world", "fineweb_edu"])
+@pytest.mark.parametrize("manifest", [True, False])
+def test_bad_shard_of_a_known_corpus_is_told_with_the_command_that_brings_it_anew(
+    world_base, base_dir, capsys, name, number, manifest
+):
+    folder = base_dir / "data" / name
+    shutil.copytree(world_base / "data" / "world", folder)
+    shard = folder / f"shard_0000{number}.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    if not manifest:
+        (folder / "MANIFEST.json").unlink()
+    config = TinyStage(base_dir).config
+    code, _, err = run(capsys, "fit", "--config", str(config), "--data.init_args.corpus", name)
+    assert code == 1, err
+    complaint, remedy = err.splitlines()
+    settings = " --documents 600 --val_documents 600 --seed 0 --towns 60 --held_out_described true"
+    obtain = {
+        "fineweb_edu": f"data fetch --for {config}",
+        "world": f"data generate world{settings * manifest} --force true",
+    }
+    skip = "" if number else "; or pass it over: --data.init_args.on_bad_shard skip"
+    assert complaint.startswith(f"error: {shard}: ")
+    assert remedy == f"Bring it anew: python cli.py {obtain[name]}{skip}"
 
 
 @pytest.mark.parametrize("files", [{}, {"a.txt": ""}, {"a.txt": "one document"}, {"a.pdf": "x"}], ids=str)

@@ -12,7 +12,7 @@ from nanochat_pl.evaluation.exam import chosen
 from nanochat_pl.evaluation.hf_scorer import HFScorer
 from nanochat_pl.evaluation.record_files import RecordFiles
 from nanochat_pl.evaluation.results import core_metrics, core_summary, score_table
-from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.errors import Failure, Unfetched
 from nanochat_pl.system.files import append_json_line, sha256_of
 from nanochat_pl.system.paths import run_dir, user_path
 from nanochat_pl.system.run_lock import hold_lock
@@ -41,7 +41,10 @@ def hf_core(
     """
     import torch
 
-    core = read_bundle(user_path(bundle) if bundle else default_bundle())
+    try:
+        core = read_bundle(user_path(bundle) if bundle else default_bundle())
+    except Unfetched as failure:
+        raise failure.for_stage("configs/d20_base.yaml --shards 1") from failure  # any base stage brings it
     labels = chosen(tasks, core.labels, core.labels)
     folder = user_path(hf)
     scorer = HFScorer(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))

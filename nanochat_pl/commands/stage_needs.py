@@ -36,24 +36,12 @@ class CorpusNeed(NamedTuple):
 
     def obtain(self, config: str) -> str:
         """Return the command that brings it here, or anew where it is damaged."""
+        from nanochat_pl.system.corpus import command_to_obtain
+
         asset = CORPORA.get(self.name)
         if asset is None:
             return "copy the files there again"
-        command = asset.obtain.format(config=config)
-        if asset.dataset_id is not None or not self.folder.is_dir():
-            return command
-        return " ".join([command, *_settings_of(self.folder), "--force true"])
-
-
-def _settings_of(folder: Path) -> list[str]:
-    """Return the options with which a corpus was generated, as its manifest tells; none where it does not."""
-    from nanochat_pl.system.corpus import read_manifest
-
-    try:
-        made_from = dict(read_manifest(folder)["made_from"])
-    except (Failure, KeyError, TypeError, ValueError):
-        return []
-    return [f"--{name} {str(value).lower()}" for name, value in made_from.items() if isinstance(value, int)]
+        return command_to_obtain(asset, self.folder, config)
 
 
 class StageNeeds(NamedTuple):

@@ -27,6 +27,7 @@ from nanochat_pl.data.packing import BestFit, Document
 from nanochat_pl.data.redeal import dealt_anew, numbers_of, unread
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.model.loss import IGNORED
+from nanochat_pl.system.assets import TASKS
 from nanochat_pl.system.errors import BadInput, Failure
 from nanochat_pl.system.paths import tokenizer_dir, user_path
 from nanochat_pl.tasks.base import Mixture, Task
@@ -106,6 +107,12 @@ class ChatData(StageData):
     def fingerprint(self) -> str:
         """sha256 (hex) of the training mixture."""
         return self.train.fingerprint
+
+    @property
+    def fetched_for(self) -> str:
+        """The stage's file; where `data fetch` brings nothing for it, one that the exams come with."""
+        is_fetched = any(task.asset in TASKS for task in (*self.train.tasks, *self.val.tasks))
+        return self.config_path if is_fetched else "configs/d20_sft.yaml"
 
     def preflight(self) -> tuple[str, ...]:
         """Open tasks and tokenizer, so that what is missing is known before anything else happens."""

@@ -8,6 +8,7 @@ How a position gets into the checkpoint is said in `stage_data.py`. Validation a
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +26,16 @@ from nanochat_pl.data.redeal import dealt_anew, numbers_of, unread
 from nanochat_pl.data.shards import Documents, NumberedText, Skipped
 from nanochat_pl.data.stage_data import FailureInPlace, StageData
 from nanochat_pl.system.assets import CORPORA
-from nanochat_pl.system.corpus import BadShardPolicy, Corpus, iter_texts, open_corpus
+from nanochat_pl.system.corpus import (
+    BadShard,
+    BadShardPolicy,
+    Corpus,
+    command_to_obtain,
+    iter_texts,
+    open_corpus,
+)
 from nanochat_pl.system.errors import BadInput, Failure
-from nanochat_pl.system.paths import corpus_dir, tokenizer_dir, user_path
+from nanochat_pl.system.paths import corpus_dir, is_plain_name, tokenizer_dir, user_path
 from nanochat_pl.tokenizer.encoding import Tokenizer
 
 ENCODED_TOGETHER = 64  # documents
@@ -91,6 +99,24 @@ class PretrainData(StageData):
             return user_path(self.tokenizer)
         return tokenizer_dir(self.tokenizer or self.corpus_folder.absolute().name)
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the corpus comes from the hub: neither made here nor somebody's own."""
+        return self.path is None and self.corpus in CORPORA and CORPORA[self.corpus].dataset_id is not None
+
+    @property
+    def fetched_for(self) -> str:
+        """The stage's file; where `data fetch` brings nothing for it, one that CORE comes with."""
+        return self.config_path if self.is_fetched else "configs/d20_base.yaml --shards 1"
+
+    def completed(self, failure: Failure) -> Failure:
+        """Return a failure with the command that mends it; one about somebody's own files is as it was."""
+        if isinstance(failure, BadShard) and self.path is None and self.corpus in CORPORA:
+            return failure.in_registry(
+                command_to_obtain(CORPORA[self.corpus], self.corpus_folder, self.config_path)
+            )
+        return super().completed(failure)
+
     def preflight(self) -> tuple[str, ...]:
         """Open corpus and tokenizer, so that what is missing is known before anything else happens.
 
@@ -105,16 +131,34 @@ class PretrainData(StageData):
         self.corpus_on_disk = open_corpus(self.corpus_folder, on_bad_shard=self.on_bad_shard)
         if not self.tokenizer_folder.is_dir():
             raise Failure(
-                f"{self.tokenizer_folder}: there is no tokenizer\n"
-                f"Train it: python cli.py tokenizer train --corpus {self.path or self.corpus}"
+                f"{self.tokenizer_folder}: there is no tokenizer\nTrain it: {self._tokenizer_command()}"
             )
         self.tokenizer_on_disk = Tokenizer.load(self.tokenizer_folder)
         return self.corpus_on_disk.notes
+
+    def _tokenizer_command(self) -> str:
+        """Return the command that trains the tokenizer this stage looks for."""
+        command = f"python cli.py tokenizer train --corpus {shlex.quote(self.path or self.corpus)}"
+        name = f" --name {self.tokenizer}" if self.tokenizer and is_plain_name(self.tokenizer) else ""
+        return f"{command} --vocab_size {self.vocab_size}{name}"
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of the corpus."""
         return self.corpus_on_disk.fingerprint
+
+    def shortage(self, shards: int) -> str:
+        """Return what to say where fewer shards are here than the plan counts, that of validation among them."""
+        if not self.is_fetched:
+            return ""
+        here, needed = len(self.corpus_on_disk.train), min(shards, CORPORA[self.corpus].shards) - 1
+        if here >= needed:
+            return ""
+        return (
+            f"warning: {self.corpus_folder}: {here} of the {needed} training shards of the plan are here; "
+            "documents will repeat\n"
+            f"Get the rest: python cli.py data fetch --for {self.config_path} --shards {needed}"
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what a position depends on."""

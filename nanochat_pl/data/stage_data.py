@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.data.batch import Batch
 from nanochat_pl.model.loss import IGNORED
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Failure, Unfetched
 from nanochat_pl.system.ranks import gathered
 from nanochat_pl.system.signals import ignore_stop_signals
 from nanochat_pl.system.sockets import socket_folder
@@ -46,6 +46,7 @@ class StageData(LightningDataModule):
     Attributes:
         is_chat: whether prompts are a user's messages rather than beginnings of texts.
         config_path: the stage's file, for messages.
+        vocab_size: the model's, for messages.
         eval_tokens: validation tokens read each time, over all ranks.
         elastic: whether a checkpoint of another number of ranks may be continued.
         eval_split: "val", or "train" to measure on rows that were trained on, packed like those of validation.
@@ -71,6 +72,7 @@ class StageData(LightningDataModule):
         self.device_batch_rows, self.batch_tokens = device_batch_rows, batch_tokens
         self.num_workers = num_workers
         self.config_path = "configs/d20_base.yaml"
+        self.vocab_size = 65536
         self.eval_tokens = 20 * 524288
         self.elastic = False
         self.eval_split: Literal["train", "val"] = "val"
@@ -90,6 +92,15 @@ class StageData(LightningDataModule):
         """sha256 (hex) of what is read, for an artifact's provenance."""
         raise NotImplementedError
 
+    @property
+    def fetched_for(self) -> str:
+        """What follows `data fetch --for` to bring what this stage, or a test of it, reads."""
+        raise NotImplementedError
+
+    def completed(self, failure: Failure) -> Failure:
+        """Return a failure with the whole command that mends it, where this stage's file is what it lacked."""
+        return failure.for_stage(self.fetched_for) if isinstance(failure, Unfetched) else failure
+
     def preflight(self) -> tuple[str, ...]:
         """Open everything, so that what is missing is known before anything else happens.
 
@@ -105,6 +116,10 @@ class StageData(LightningDataModule):
     def planned_rows(self) -> int | None:
         """Return how many rows the run is to read, None where the plan decides."""
         return None
+
+    def shortage(self, shards: int) -> str:
+        """Return what to say where fewer shards are here than the plan counts, that of validation among them."""
+        return ""
 
     def identity(self) -> dict[str, Any]:
         """Return what a position depends on; none of it may differ when a run continues."""

@@ -21,15 +21,13 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.errors import Unfetched
 from nanochat_pl.system.paths import tasks_dir
 from nanochat_pl.system.printable import printable
 from nanochat_pl.tasks.rows import Row, Rows
 
 TASKS, BASELINES, ITEMS = "core.yaml", "eval_meta_data.csv", "eval_data"
-REMEDY = (
-    "bring the bundle anew: python cli.py data fetch --for CONFIG, where CONFIG is the file of a base stage"
-)
+REMEDY = "bring the bundle anew"
 
 CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
 
@@ -152,7 +150,7 @@ def read_bundle(folder: Path) -> Bundle:
         baseline = _baseline(entry.label, baselines, folder / BASELINES)
         tasks.append(CoreTask(entry.label, entry.kind, entry.num_fewshot, entry.delimiter, baseline, items))
     if not tasks:
-        raise Failure(f"{folder / ITEMS}: holds the items of none of the {len(entries)} tasks\n{REMEDY}")
+        raise Unfetched(f"{folder / ITEMS}: holds the items of none of the {len(entries)} tasks", REMEDY)
     return Bundle(tasks, missing, [entry.label for entry in entries], folder)
 
 
@@ -171,18 +169,18 @@ def _read_tasks(path: Path) -> list[_Entry]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Failure(f"{path}: is missing, so CORE is not here\n{REMEDY}") from None
+        raise Unfetched(f"{path}: is missing, so CORE is not here", REMEDY) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}: line {mark.line + 1}" if mark else str(path)
-        raise Failure(f"{where}: damaged ({_first_line(error)})\n{REMEDY}") from None
+        raise Unfetched(f"{where}: damaged ({_first_line(error)})", REMEDY) from None
     listed = content.get("icl_tasks") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not listed:
-        raise Failure(f"{path}: has no list of tasks under 'icl_tasks'\n{REMEDY}")
+        raise Unfetched(f"{path}: has no list of tasks under 'icl_tasks'", REMEDY)
     entries = [_entry(Row(f"{path}: task {number}", task)) for number, task in enumerate(listed, 1)]
     labels = [entry.label for entry in entries]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise Failure(f"{path}: task {printable(twice)} is there twice\n{REMEDY}")
+        raise Unfetched(f"{path}: task {printable(twice)} is there twice", REMEDY)
     return entries
 
 
@@ -202,25 +200,25 @@ def _read_baselines(path: Path) -> dict[str, str]:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             return {row["Eval Task"]: row["Random baseline"] for row in csv.DictReader(lines)}
     except FileNotFoundError:
-        raise Failure(f"{path}: is missing; CORE cannot be centred without it\n{REMEDY}") from None
+        raise Unfetched(f"{path}: is missing; CORE cannot be centred without it", REMEDY) from None
     except KeyError as error:
-        raise Failure(f"{path}: line 1 has no column {error}\n{REMEDY}") from None
+        raise Unfetched(f"{path}: line 1 has no column {error}", REMEDY) from None
     except (OSError, ValueError, csv.Error) as error:
-        raise Failure(f"{path}: damaged ({_first_line(error)})\n{REMEDY}") from None
+        raise Unfetched(f"{path}: damaged ({_first_line(error)})", REMEDY) from None
 
 
 def _baseline(label: str, baselines: Mapping[str, str], path: Path) -> float:
     """Return what chance reaches, 0 to 1."""
     if label not in baselines:
-        raise Failure(f"{path}: has no line for task {printable(label)}\n{REMEDY}")
+        raise Unfetched(f"{path}: has no line for task {printable(label)}", REMEDY)
     try:
         percent = float(baselines[label])
     except (TypeError, ValueError):
         percent = -1.0
     if not 0 <= percent < 100:
-        raise Failure(
-            f"{path}: 'Random baseline' of {printable(label)} is {baselines[label]!r}, not 0 to 100 percent"
-            f"\n{REMEDY}"
+        raise Unfetched(
+            f"{path}: 'Random baseline' of {printable(label)} is {baselines[label]!r}, not 0 to 100 percent",
+            REMEDY,
         )
     return 0.01 * percent
 
@@ -233,9 +231,10 @@ def _find(path: Path) -> Path | None:
 
 def _require_shots(entry: _Entry, items: CoreItems) -> None:
     if len(items) <= entry.num_fewshot:
-        raise Failure(
+        raise Unfetched(
             f"{items.path}: {len(items)} items are too few for {entry.label}, which shows {entry.num_fewshot} "
-            f"others before each\n{REMEDY}"
+            "others before each",
+            REMEDY,
         )
 
 

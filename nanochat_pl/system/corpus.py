@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat_pl.system.assets import CORPORA
+from nanochat_pl.system.assets import CORPORA, CorpusAsset
 from nanochat_pl.system.errors import Failure
 from nanochat_pl.system.files import atomic_write, replace_folder, sha256_of, temporary_beside, write_json
 from nanochat_pl.system.parallel import in_parallel
@@ -49,6 +49,27 @@ VAL_REMEDY = (
 )
 
 BadShardPolicy = Literal["error", "skip"]
+
+
+class BadShard(Failure):
+    """A file of a corpus is missing, damaged, or no text.
+
+    Args:
+        complaint: what is wrong, in one line.
+        is_val: whether it serves for validation, and so is never passed over.
+    """
+
+    def __init__(self, complaint: str, is_val: bool = False) -> None:
+        super().__init__(complaint, is_val)
+        self.complaint, self.is_val = complaint, is_val
+
+    def __str__(self) -> str:
+        return f"{self.complaint}\n{VAL_REMEDY if self.is_val else REMEDY}"
+
+    def in_registry(self, obtain: str) -> Failure:
+        """Return the same for a corpus that a command brings."""
+        skip = "" if self.is_val else "; or pass it over: --data.init_args.on_bad_shard skip"
+        return Failure(f"{self.complaint}\nBring it anew: {obtain}{skip}")
 
 
 class Shard(NamedTuple):
@@ -118,9 +139,7 @@ class TextFile:
             texts = self._parquet.read_row_group(number, columns=[TEXT_COLUMN], use_threads=False).column(0)
         rows = self.starts[number + 1] - self.starts[number]
         if len(texts) != rows:  # page headers have no checksum
-            raise Failure(
-                f"{self.path}: damaged, row group {number} has {len(texts)} of {rows} rows\n{REMEDY}"
-            )
+            raise BadShard(f"{self.path}: damaged, row group {number} has {len(texts)} of {rows} rows")
         return texts
 
     def iter_texts(self) -> Iterator[str | None]:
@@ -153,9 +172,7 @@ class TextFile:
         sizes = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
         starts = list(accumulate(sizes, initial=0))
         if starts[-1] != metadata.num_rows:
-            raise Failure(
-                f"{self.path}: damaged, its groups have {starts[-1]} of {metadata.num_rows} rows\n{REMEDY}"
-            )
+            raise BadShard(f"{self.path}: damaged, its groups have {starts[-1]} of {metadata.num_rows} rows")
         return starts
 
 
@@ -210,11 +227,18 @@ def iter_texts(shards: Sequence[Shard]) -> Iterator[str]:
         Failure: a file is damaged or a text is missing; the message names file and row.
     """
     for shard in shards:
-        file = open_shard(shard)
-        texts = islice(file.iter_texts(), shard.first_row, shard.first_row + shard.rows)
-        for row, text in enumerate(texts, start=shard.first_row):
-            yield require_text(text, shard.path, row)
-        file.close()
+        try:
+            yield from _texts_of(shard)
+        except BadShard as failure:
+            raise BadShard(failure.complaint, is_val=shard.split == "val") from failure
+
+
+def _texts_of(shard: Shard) -> Iterator[str]:
+    file = open_shard(shard)
+    texts = islice(file.iter_texts(), shard.first_row, shard.first_row + shard.rows)
+    for row, text in enumerate(texts, start=shard.first_row):
+        yield require_text(text, shard.path, row)
+    file.close()
 
 
 def open_shard(shard: Shard) -> TextFile:
@@ -225,7 +249,7 @@ def open_shard(shard: Shard) -> TextFile:
     """
     with _naming(shard.path):
         if shard.sha256 and sha256_of(shard.path) != shard.sha256:
-            raise Failure(f"{shard.path}: its sha256 is not the manifest's\n{REMEDY}")
+            raise BadShard(f"{shard.path}: its sha256 is not the manifest's")
     return TextFile(shard.path)
 
 
@@ -236,7 +260,7 @@ def require_text(text: str | None, path: Path, row: int) -> str:
         Failure: it is None.
     """
     if text is None:
-        raise Failure(f"{path}: row {row} has no text (null)\n{REMEDY}")
+        raise BadShard(f"{path}: row {row} has no text (null)")
     return text
 
 
@@ -298,6 +322,29 @@ def read_manifest(root: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Failure(f"{path}: is not a manifest ({type(error).__name__}: {error})") from None
     return manifest
+
+
+def command_to_obtain(asset: CorpusAsset, folder: Path, config: str) -> str:
+    """Return the command that brings a corpus of the registry here, or anew where it is damaged.
+
+    Args:
+        asset: the corpus.
+        folder: where it lies.
+        config: the file of a stage that reads it.
+    """
+    command = asset.obtain.format(config=config)
+    if asset.dataset_id is not None or not folder.is_dir():
+        return command
+    return " ".join([command, *_settings_of(folder), "--force true"])
+
+
+def _settings_of(root: Path) -> list[str]:
+    """Return the options with which a corpus was generated, as its manifest tells; none where it does not."""
+    try:
+        made_from = dict(read_manifest(root)["made_from"])
+    except (Failure, KeyError, TypeError, ValueError):
+        return []
+    return [f"--{name} {str(value).lower()}" for name, value in made_from.items() if isinstance(value, int)]
 
 
 def check_corpus(root: Path, *, quick: bool = False) -> list[str]:
@@ -380,7 +427,7 @@ def _listed(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list
         path = root / entry["file"]
         complaint = _complaint_of_size(path, entry)
         if complaint and (on_bad_shard == "error" or entry["split"] == "val"):
-            raise Failure(f"{complaint}\n{VAL_REMEDY if entry['split'] == 'val' else REMEDY}")
+            raise BadShard(complaint, is_val=entry["split"] == "val")
         if complaint:
             notes.append(f"{complaint}; its documents are skipped")
         shards.append(Shard(path, entry["rows"], entry["bytes"], entry["split"], sha256=entry["sha256"]))
@@ -398,9 +445,9 @@ def _found(root: Path, on_bad_shard: BadShardPolicy) -> tuple[list[Shard], list[
             shards.append(
                 Shard(path, _count_rows(path), path.stat().st_size, "val" if path == val_path else "train")
             )
-        except Failure as failure:
+        except BadShard as failure:
             if on_bad_shard == "error" or path == val_path:
-                raise
+                raise BadShard(failure.complaint, is_val=path == val_path) from failure
             notes.append(f"{_first_line(failure)}; it is skipped")
     if len(paths) == 1:
         return _hold_out(shards[0])
@@ -465,12 +512,10 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     schema = file.schema_arrow
     if TEXT_COLUMN not in schema.names:
-        raise Failure(
-            f"{path}: has no column `{TEXT_COLUMN}`; its columns are {', '.join(schema.names)}\n{REMEDY}"
-        )
+        raise BadShard(f"{path}: has no column `{TEXT_COLUMN}`; its columns are {', '.join(schema.names)}")
     kind = schema.field(TEXT_COLUMN).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise Failure(f"{path}: its column `{TEXT_COLUMN}` holds {kind}, not strings\n{REMEDY}")
+        raise BadShard(f"{path}: its column `{TEXT_COLUMN}` holds {kind}, not strings")
     return file
 
 
@@ -504,13 +549,11 @@ def _json_texts(path: Path, lines: Iterable[str]) -> Iterator[str | None]:
         try:
             text = json.loads(line)[TEXT_COLUMN]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise Failure(f'{path}: line {number} is not JSON with a key "{TEXT_COLUMN}"\n{REMEDY}') from None
+            raise BadShard(f'{path}: line {number} is not JSON with a key "{TEXT_COLUMN}"') from None
         if text is not None and not isinstance(text, str):
-            raise Failure(
-                f'{path}: line {number}: "{TEXT_COLUMN}" is {type(text).__name__}, not a string\n{REMEDY}'
-            )
+            raise BadShard(f'{path}: line {number}: "{TEXT_COLUMN}" is {type(text).__name__}, not a string')
         if text is not None and not _is_unicode(text):
-            raise Failure(f'{path}: line {number}: "{TEXT_COLUMN}" has half a surrogate pair\n{REMEDY}')
+            raise BadShard(f'{path}: line {number}: "{TEXT_COLUMN}" has half a surrogate pair')
         yield text
 
 
@@ -535,7 +578,7 @@ class _naming:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError)):
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise Failure(f"{self.path}: damaged, or not what its name says ({reason})\n{REMEDY}") from error
+            raise BadShard(f"{self.path}: damaged, or not what its name says ({reason})") from error
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -22,6 +22,26 @@ class Failure(RuntimeError):
     exit_code = 1
 
 
+class Unfetched(Failure):
+    """Data that `data fetch` brings is missing or damaged; whoever knows the stage names its file (`for_stage`).
+
+    Args:
+        complaint: what is wrong, in one line.
+        remedy: what fetching does about it.
+    """
+
+    def __init__(self, complaint: str, remedy: str = "bring it here") -> None:
+        super().__init__(complaint, remedy)
+        self.complaint, self.remedy = complaint, remedy
+
+    def __str__(self) -> str:
+        return f"{self.for_stage('CONFIG')}, where CONFIG is the file of your stage"
+
+    def for_stage(self, config: str) -> Failure:
+        """Return the same with the whole command; options may follow the file's name."""
+        return Failure(f"{self.complaint}\n{self.remedy}: python cli.py data fetch --for {config}")
+
+
 class RunAgain(Failure):
     """Nothing needs mending: the same command continues from the last checkpoint, and a batch script may requeue."""
 

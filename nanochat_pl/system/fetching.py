@@ -9,6 +9,7 @@ same command repairs what was damaged, and does nothing where nothing is lacking
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import zipfile
@@ -38,6 +39,7 @@ from nanochat_pl.system.printable import size_text
 from nanochat_pl.system.progress import FileProgress
 from nanochat_pl.system.run_lock import RunLock, hold_lock
 from nanochat_pl.system.transfer import (
+    FULL_DISK,
     DiskFull,
     Remote,
     Unreachable,
@@ -53,6 +55,7 @@ SPARE_BYTES = 64_000_000  # left free on the disk
 MOST_UNPACKED_BYTES = 4_000_000_000
 MOST_FAILED_IN_A_ROW = 16
 NO_NETWORK = "Fetch where there is network, such as a login node (HTTPS_PROXY and HF_ENDPOINT count)"
+ROOM = "Make room (df -h; quota -s), or export NANOCHAT_BASE_DIR=/scratch/$USER/nanochat; then"
 NAMED = 3  # failures that the last message names; all of them are listed before
 
 
@@ -202,7 +205,7 @@ class _State:
         progress = FileProgress("fetching", len(items), sum(map(_about, items)), done_bytes=_begun(items))
         for failure in self.failures:
             progress.say(failure)
-        in_a_row = 0
+        in_a_row, full = 0, ""
         work = in_parallel(items, lambda item: self._bring(item, progress), workers=workers, stop=self._stop)
         with closing(progress), closing(work):
             for done in work:
@@ -217,11 +220,12 @@ class _State:
                 self.failures.append(f"{done.job.file.target}: {str(done.error).splitlines()[0]}")
                 progress.say(self.failures[-1])
                 in_a_row += 1
-                if isinstance(done.error, DiskFull) or in_a_row == MOST_FAILED_IN_A_ROW:
+                full = _why_full(done.error)
+                if full or in_a_row == MOST_FAILED_IN_A_ROW:
                     break
         if self.failures:
             self.write_manifests()
-            raise Failure(self._failed(again))
+            raise Failure(self._no_room(full, again) if full else self._failed(again))
 
     def write_manifests(self) -> None:
         """Vouch for every asset whose files are all right, and for single files of tasks."""
@@ -277,12 +281,22 @@ class _State:
     def _failed(self, again: str) -> str:
         named = ", ".join(failure.split(":")[0] for failure in self.failures[:NAMED])
         more = f" and {len(self.failures) - NAMED} more" if len(self.failures) > NAMED else ""
+        return f"could not be fetched: {named}{more}; {self._how_many()}\nWhat is here stays; go on: {again}"
+
+    def _no_room(self, reason: str, again: str) -> str:
+        return f"{base_dir()}: the disk is full ({reason}); {self._how_many()}\n{ROOM}: {again}"
+
+    def _how_many(self) -> str:
         all_files = sum(len(asset.files) for asset in self.assets.values())
-        right = sum(map(len, self.right.values()))
-        return (
-            f"could not be fetched: {named}{more}; {right} of {all_files} files are here\n"
-            f"What is here stays; go on: {again}"
-        )
+        return f"{sum(map(len, self.right.values()))} of {all_files} files are here"
+
+
+def _why_full(error: Failure | OSError) -> str:
+    """Return the system's word for a disk that takes no more, "" for any other error."""
+    if isinstance(error, DiskFull):
+        return error.reason
+    is_full = isinstance(error, OSError) and error.errno in FULL_DISK
+    return os.strerror(error.errno) if is_full else ""
 
 
 def _complaint_of(item: Item) -> str | None:

@@ -302,12 +302,21 @@ def _disk_of(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise DiskFull(f"{path.parent}: the disk is full ({os.strerror(error.errno)})") from None
+            raise DiskFull(path.parent, os.strerror(error.errno)) from None
         raise
 
 
 class DiskFull(Failure):
-    """Nothing more can be written, so there is no sense in trying the next file."""
+    """Nothing more can be written, so there is no sense in trying the next file.
+
+    Args:
+        folder: where.
+        reason: the system's word for it.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{folder}: the disk is full ({reason})")
+        self.reason = reason
 
 
 def _size(path: Path | None) -> int:

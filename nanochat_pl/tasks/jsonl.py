@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat_pl.system.assets import TASKS
-from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.errors import Failure, Unfetched
 from nanochat_pl.system.paths import tasks_dir, user_path
 from nanochat_pl.tasks.base import RowTask
 from nanochat_pl.tasks.messages import checked_messages
@@ -45,12 +45,10 @@ class CustomJSON(RowTask):
                 if file.is_file():
                     return find_files(file, (), whose=self.name)
         looked_in = " nor ".join(dict.fromkeys(map(str, places)))
-        remedy = (
-            "bring them here: python cli.py data fetch --for CONFIG, where CONFIG is the file of your stage"
-            if self.asset
-            else "correct the path of CustomJSON, or write the file"
-        )
-        raise Failure(f"conversations are neither in {looked_in}\n{remedy}")
+        complaint = f"conversations are neither in {looked_in}"
+        if self.asset:
+            raise Unfetched(complaint, "bring them here")
+        raise Failure(f"{complaint}\ncorrect the path of CustomJSON, or write the file")
 
     def _total(self) -> int:
         rows = self._rows

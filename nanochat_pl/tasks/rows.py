@@ -23,10 +23,10 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat_pl.system.errors import Failure
+from nanochat_pl.system.errors import Failure, Unfetched
 
 ROW_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
-REMEDY = "mend the file if it is your own, or bring it anew: python cli.py data fetch --for CONFIG"
+REMEDY = "mend the file if it is your own, or bring it anew"
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
     def failure(self, complaint: str) -> Failure:
         """Return the error that says what is wrong with this row."""
-        return Failure(f"{self.where}: {complaint}\n{REMEDY}")
+        return Unfetched(f"{self.where}: {complaint}", REMEDY)
 
 
 class Rows:
@@ -82,7 +82,7 @@ class Rows:
         self._parts = [_Table(path) if path.suffix == ".parquet" else _Lines(path) for path in files]
         self._ends = list(accumulate(map(len, self._parts)))
         if not len(self):
-            raise Failure(f"{self.files[0]}: has no rows\n{REMEDY}")
+            raise Unfetched(f"{self.files[0]}: has no rows", REMEDY)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -149,10 +149,7 @@ def find_files(
                 _require_all_shards(place, found)
                 return [place / name for name in found]
     looked_for = " or ".join(f"{stem}{suffix}" for stem in stems for suffix in suffixes)
-    raise Failure(
-        f"{place}: the data of {whose} is not here; expected {looked_for}\n"
-        "bring it here: python cli.py data fetch --for CONFIG, where CONFIG is the file of your stage"
-    )
+    raise Unfetched(f"{place}: the data of {whose} is not here; expected {looked_for}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -174,9 +171,9 @@ def _is_shard(name: str, stem: str, suffix: str) -> bool:
 def _require_all_shards(place: Path, names: Sequence[str]) -> None:
     promised = {int(match[1]) for name in names if (match := re.search(r"-\d+-of-(\d+)", name))}
     if promised and promised != {len(names)}:
-        raise Failure(
-            f"{place}: {names[0]} is one of {max(promised)} shards, but {len(names)} are here\n"
-            "bring the rest: python cli.py data fetch --for CONFIG, where CONFIG is the file of your stage"
+        raise Unfetched(
+            f"{place}: {names[0]} is one of {max(promised)} shards, but {len(names)} are here",
+            "bring the rest",
         )
 
 
@@ -193,7 +190,7 @@ def _parsed(path: Path, number: int, line: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0][:100]
-        raise Failure(f"{path}: line {number} is not JSON ({reason})\n{REMEDY}") from None
+        raise Unfetched(f"{path}: line {number} is not JSON ({reason})", REMEDY) from None
     return value
 
 
@@ -204,4 +201,4 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise Failure(f"{path}: damaged, or not what its name says ({reason})\n{REMEDY}") from error
+        raise Unfetched(f"{path}: damaged, or not what its name says ({reason})", REMEDY) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from nanochat_pl.system.errors import BadInput, Failure
+from nanochat_pl.system.errors import BadInput, Unfetched
 from nanochat_pl.system.paths import tasks_dir, user_path
 from nanochat_pl.tasks.answers import final_number, has_result
 from nanochat_pl.tasks.base import SHUFFLE_SEED, Task, require_choice
@@ -82,7 +82,7 @@ class SpellingTask(Task):
         (file,) = self.files
         words = [word for word in read_words(file) if is_for_testing(word) == (self.split == "test")]
         if not words:
-            raise Failure(f"{file}: has no word for split {self.split}\n{REMEDY}")
+            raise Unfetched(f"{file}: has no word for split {self.split}", REMEDY)
         return words
 
 
@@ -135,7 +135,7 @@ def read_words(file: Path) -> list[str]:
     words = []
     for number, word in read_lines(file):
         if not word.isalpha():
-            raise Failure(f"{file}: line {number} is not one word of letters: {word[:40]!r}\n{REMEDY}")
+            raise Unfetched(f"{file}: line {number} is not one word of letters: {word[:40]!r}", REMEDY)
         words.append(word)
     return words
 

@@ -118,6 +118,7 @@ class StageCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=42,
         )
+        self.datamodule.config_path = str(self.config.config[0])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks' sections and the verb's own options."""

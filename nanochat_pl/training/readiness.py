@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from nanochat_pl.data.stage_data import StageData
+from nanochat_pl.system.errors import Failure
 from nanochat_pl.training.language_model import require_same_vocabulary
 from nanochat_pl.training.lightning_cli import StageCLI
 
@@ -18,8 +20,8 @@ def built(verb: str, args: list[str]) -> StageCLI:
     """Build a stage and find what it starts from; nothing is read of its data."""
     quieten()
     stage = StageCLI(verb, args)
-    stage.datamodule.config_path = str(stage.config.config[0])
     stage.find_start()
+    stage.datamodule.vocab_size = stage.model.vocab_size
     stage.model.gpt_config(stage.datamodule.sequence_len)
     return stage
 
@@ -28,7 +30,9 @@ def ready(verb: str, args: list[str]) -> StageCLI:
     """Build a stage and make sure its data and its tokenizer are here and fit the model."""
     stage = built(verb, args)
     data = stage.datamodule
-    for note in data.preflight():
+    with completing(data):
+        notes = data.preflight()
+    for note in notes:
         say(note)
     require_same_vocabulary(stage.model, data.tokenizer_on_disk.vocab_size, str(data.tokenizer_folder))
     return stage
@@ -43,6 +47,18 @@ def interruptible() -> Iterator[None]:
         if isinstance(leaving.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
+
+
+@contextmanager
+def completing(data: StageData) -> Iterator[None]:
+    """Let a failure about data name the command that mends it, with the stage's own file."""
+    try:
+        yield
+    except Failure as failure:
+        meaning = data.completed(failure)
+        if meaning is failure:
+            raise
+        raise meaning from failure
 
 
 def quieten() -> None:

@@ -103,7 +103,7 @@ def _test_chat(stage: StageCLI, loaded: Loaded) -> list[str]:
         try:
             exams.append(chat_exam(name, task, engine, max_problems=config.max_problems, answering=answering))
         except Failure as failure:
-            missing.append(f"{name}: {_first_lines(failure)}")
+            missing.append(f"{name}: {_first_lines(stage, failure)}")
     scores = _taken(stage, loaded, exams)
     facts = {"chat/max_new_tokens": answering.max_new_tokens} if scores else {}
     _publish(stage, loaded, chat_metrics(scores) | facts, chat_summary(scores))
@@ -129,9 +129,9 @@ def _test_base(stage: StageCLI, loaded: Loaded) -> list[str]:
         bundle = read_bundle(stage.config_init.core_metric.folder)
     except Failure as failure:
         if asked and not parts.keys() >= {name.strip() for name in asked.split(",")}:
-            raise
+            raise stage.datamodule.completed(failure) from failure
         bundle = None
-        missing = [f"CORE: {_first_lines(failure)}"] if asked is None else []
+        missing = [f"CORE: {_first_lines(stage, failure)}"] if asked is None else []
     known = [*parts, *(bundle.labels if bundle else ())]
     names = chosen(asked, known, known)
     for name in (name for name in names if name in parts):
@@ -141,12 +141,14 @@ def _test_base(stage: StageCLI, loaded: Loaded) -> list[str]:
     return missing
 
 
-def _attempted(name: str, part: Callable[..., list[str]], *arguments: Any) -> list[str]:
+def _attempted(
+    name: str, part: Callable[[StageCLI, Loaded], list[str]], stage: StageCLI, loaded: Loaded
+) -> list[str]:
     """Do a part; return what it lacks."""
     try:
-        return part(*arguments)
+        return part(stage, loaded)
     except Failure as failure:
-        return [f"{name}: {_first_lines(failure)}"]
+        return [f"{name}: {_first_lines(stage, failure)}"]
 
 
 def _bits_per_byte(stage: StageCLI, loaded: Loaded) -> list[str]:
@@ -236,6 +238,6 @@ def _loggers(stage: StageCLI) -> list[MetricsFiles | RunTensorBoard]:
     return [MetricsFiles(stage.run_dir), RunTensorBoard(stage.run_dir)]
 
 
-def _first_lines(failure: Failure) -> str:
-    """Return an error in one line."""
-    return "; ".join(str(failure).splitlines()[:2])
+def _first_lines(stage: StageCLI, failure: Failure) -> str:
+    """Return an error in one line, its command with the stage's file."""
+    return "; ".join(str(stage.datamodule.completed(failure)).splitlines()[:2])

@@ -35,7 +35,7 @@ from nanochat_pl.training.failures import explained
 from nanochat_pl.training.lightning_cli import StageCLI
 from nanochat_pl.training.loggers import Console, MetricsFiles
 from nanochat_pl.training.lost_rank import LostRank
-from nanochat_pl.training.readiness import interruptible, quieten, ready, say
+from nanochat_pl.training.readiness import completing, interruptible, quieten, ready, say
 from nanochat_pl.training.stacks import forget_request
 from nanochat_pl.training.trained import load_model, resume_point
 
@@ -44,7 +44,8 @@ def fit(args: list[str]) -> int:
     """Train the stage, or continue where a former start of the same run stopped."""
     stage = ready("fit", args)
     world_size = stage.trainer.num_devices * stage.trainer.num_nodes
-    plan = stage.make_plan(world_size)
+    with completing(stage.datamodule):
+        plan = stage.make_plan(world_size)
     stage.model.follow(plan)
     stage.datamodule.elastic = stage.config.elastic
     stage.lock = _lock(stage)  # held until the process ends
@@ -59,6 +60,8 @@ def fit(args: list[str]) -> int:
     if stage.config.fresh:
         _start_over(stage.run_dir)
     say(plan.table())
+    if shortage := stage.datamodule.shortage(plan.shards):
+        say(shortage)
     say(f"precision {stage.precision}: {stage.precision_reason}; compile: {_set_compile(stage)}")
     if has_unseen_gpu():
         say("warning: this machine has a GPU that torch does not see\nWhat is wrong: python cli.py doctor")
@@ -149,7 +152,7 @@ def _train(stage: StageCLI, receipt: Receipt | None, again: str) -> int:
     ranks = LostRank(stage.trainer)
     checkpoint = receipt and str(receipt.path)
     try:
-        with interruptible():
+        with interruptible(), completing(stage.datamodule):
             stage.trainer.fit(stage.model, datamodule=stage.datamodule, ckpt_path=checkpoint)
     except Exception as error:
         meaning = explained(error, stage.trainer, stage.model.plan, ranks)
@@ -182,7 +185,7 @@ def validate(args: list[str]) -> int:
     """Print bits per byte of the run's model and append it to `metrics/val.jsonl`."""
     stage = ready("validate", args)
     step = load_model(stage).step
-    with interruptible():
+    with interruptible(), completing(stage.datamodule):
         (metrics,) = stage.trainer.validate(stage.model, datamodule=stage.datamodule, verbose=False)
     if rank_zero_only.rank == 0:
         MetricsFiles(stage.run_dir).log_metrics({"val/bpb": metrics["val/bpb"]}, step=step)
@@ -230,7 +233,8 @@ def plan(args: list[str]) -> int:
         stage.find_start()
     trainer = stage.config.trainer
     here = devices_in_all(trainer.devices, trainer.num_nodes, trainer.accelerator)
-    made = stage.make_plan(here if stage.config.devices is None else stage.config.devices)
+    with completing(stage.datamodule):
+        made = stage.make_plan(here if stage.config.devices is None else stage.config.devices)
     print(json.dumps(made.to_dict(), indent=1) if stage.config.json else made.table())
     return 0
 

@@ -249,6 +249,21 @@ def test_a_gate_names_every_missing_and_damaged_file_and_the_command_that_mends_
     assert run(capsys, f"check {line}")[0] == 0
 
 
+def test_fewer_shards_than_a_stage_needs_are_counted_and_the_printed_command_brings_the_rest(
+    published, base_dir, capsys
+):
+    line = f"--for {BASE} --shards {{}} --evaluation false"
+    assert run(capsys, f"fetch {line.format(2)}")[0] == 0
+    code, out, err = run(capsys, f"check {line.format(3)}")
+    assert code == 1
+    folder = base_dir / "data" / "fineweb_edu"
+    assert out == f"{folder}: {BASE} needs 3 shards for training, 2 are here\n"
+    assert err.count("\n") <= 3
+    remedy = err.strip().splitlines()[-1].removeprefix("Mend: python cli.py data ")
+    assert run(capsys, remedy)[0] == 0
+    assert run(capsys, f"check {line.format(3)}")[0] == 0
+
+
 MISSING = {
     "shards are short": ("data/fineweb_edu/shard_00002.parquet", "shard_00002.parquet: is missing"),
     "validation shard": ("data/fineweb_edu/shard_01822.parquet", "shard_01822.parquet: is missing"),

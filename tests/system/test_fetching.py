@@ -161,6 +161,7 @@ def test_without_network_three_lines_say_where_to_fetch(hub, base_dir, capsys, m
     assert code == 1
     assert err.startswith("error: 127.0.0.1 cannot be reached")
     assert "login node" in err
+    assert f"python cli.py data fetch --for {BASE}" in err
     assert err.count("\n") <= 3
 
 
@@ -172,6 +173,7 @@ def test_offline_mode_is_named_and_asks_nobody(hub, base_dir, capsys, monkeypatc
     assert code == 1
     assert f"{name}=1 forbids" in err
     assert f"unset {name}; python cli.py data fetch" in err
+    assert err.count("\n") <= 3
     assert hub.requests == []
 
 
@@ -304,11 +306,30 @@ def test_a_disk_that_fills_up_ends_the_fetch_and_keeps_what_came(hub, base_dir, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 1
-    assert "the disk is full" in err
+    said = err[err.index("error: ") :].splitlines()
+    assert said == [
+        f"error: {base_dir}: the disk is full ({os.strerror(errno.EFBIG)}); 0 of 3 files are here",
+        "Make room (df -h; quota -s), or export NANOCHAT_BASE_DIR=/scratch/$USER/nanochat; then: "
+        f"python cli.py data fetch --for {BASE} --shards 2 --evaluation false",
+    ]
     assert 50_000 in [partial.stat().st_size for partial in unfinished(base_dir)]
     assert data(capsys, "fetch", 2)[0] == 0
     assert is_as_published(hub, base_dir, 2)
     assert 50_000 in [request.begin for request in hub.requests]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_file_that_finds_no_place_is_told_as_a_full_disk(hub, base_dir, capsys, monkeypatch, number):
+    def refuse(partial, path):
+        raise OSError(number, os.strerror(number))
+
+    publish_shards(hub, 1)
+    monkeypatch.setattr(fetching, "put_in_place", refuse)
+    code, _, err = data(capsys, "fetch", 1, "--workers", "1")
+    assert code == 1
+    assert (
+        f"the disk is full ({os.strerror(number)}); 0 of 2 files are here\nMake room (df -h; quota -s)" in err
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
+import yaml
 from tiny_stage import TinyStage
 
 import cli
@@ -151,6 +153,37 @@ def test_tokenizer_that_is_not_the_artifacts_is_refused(later, monkeypatch, caps
     tokenizer.train(corpus="world", vocab_size=321, name="other")
     said = refused(later, capsys, "--data.init_args.tokenizer", "other")
     assert "is not the tokenizer of chat_start" in said
+    assert "Leave data.init_args.tokenizer out: the artifact's own is taken." in said
+
+
+@pytest.mark.parametrize(
+    ("task", "lacking"),
+    [
+        ({"CustomJSON": {"path": "identity_conversations.jsonl"}}, "conversations are neither in"),
+        ({"SmolTalk": {"split": "train"}}, "the data of SmolTalk is not here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("verb", ["fit", "plan"])
+def test_missing_data_is_told_with_the_command_that_brings_it(
+    world_base, monkeypatch, capsys, task, lacking, verb
+):
+    stage = TinyChatStage(world_base)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    settings = yaml.safe_load(stage.config.read_text())
+    settings["data"]["init_args"]["train"] = [
+        {"class_path": f"nanochat_pl.tasks.{name}", "init_args": arguments}
+        for name, arguments in task.items()
+    ]
+    settings["trainer"]["max_steps"] = -1
+    config = stage.base / "lacking_sft.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert cli.main([verb, "--config", str(config)]) == 1
+    err = capsys.readouterr().err
+    assert lacking in err
+    assert re.search(rf"bring (it|them) here: python cli\.py data fetch --for {config}\n$", err)
+    assert err.count("\n") <= 3
+    assert not stage.folder("lacking_sft").exists()
 
 
 def test_finished_run_is_validated_without_what_it_started_from(later, monkeypatch, capsys):

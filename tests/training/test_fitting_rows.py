@@ -77,6 +77,7 @@ def test_one_row_that_does_not_fit_ends_the_run_with_what_to_do(tmp_path, small_
     monkeypatch.setattr(fitting_rows, "rehearse", never)
     with pytest.raises(Failure, match="out of memory at step 0") as refused:
         train(tiny_module(steps=3), tmp_path, FittingRows(), data=Seen())
+    assert refused.value.exit_code == 1
     assert len(str(refused.value).splitlines()) <= 3
     assert "fsdp2" in str(refused.value)
 
@@ -111,8 +112,9 @@ def meaning_of(error: Exception, folder) -> Exception:
     ids=lambda error: type(error).__name__,
 )
 def test_later_it_is_said_what_takes_the_memory_and_what_to_turn(tmp_path, error):
-    said = str(meaning_of(error, tmp_path)).splitlines()
-    assert len(said) == 3
+    meaning = meaning_of(error, tmp_path)
+    said = str(meaning).splitlines()
+    assert (meaning.exit_code, len(said)) == (1, 3)
     assert said[0].startswith("out of memory at step 2; the largest parts by the plan: ")
     assert all(
         knob in said[1] for knob in ("device_batch_rows (1 instead of 2", "sequence_len", "strategy fsdp2")

@@ -29,6 +29,9 @@ class TokenizedRows(RandomRows):
 
     tokenizer_on_disk = TOKENIZER
 
+    def completed(self, failure):
+        return failure.for_stage("mine.yaml")
+
 
 @pytest.fixture
 def bundle(base_dir):
@@ -88,7 +91,9 @@ def test_a_run_without_the_bundle_goes_on_and_says_so(tmp_path, base_dir, capsys
     logger = Kept()
     train(module(2), tmp_path, CoreMetric(every_n_steps=1), logger=logger, data=TokenizedRows())
     assert logger.lines == {}
-    assert "CORE is not measured in this run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "CORE is not measured in this run" in said
+    assert "python cli.py data fetch --for mine.yaml\n" in said
 
 
 def test_chat_tasks_are_asked_at_the_interval_and_at_the_end(tmp_path, arc):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 from lightning.pytorch import Callback
@@ -40,12 +41,12 @@ def test_fewer_than_two_are_refused():
 class FullDisk(Callback):
     """Let the saves after some steps fail."""
 
-    def __init__(self, steps: set[int], monkeypatch) -> None:
+    def __init__(self, steps: set[int], monkeypatch, number: int = errno.ENOSPC) -> None:
         real = checkpoint_io._write
 
         def write(checkpoint, path):
             if checkpoint["global_step"] in steps:
-                raise OSError(errno.ENOSPC, "No space left on device")
+                raise OSError(number, os.strerror(number))
             return real(checkpoint, path)
 
         monkeypatch.setattr(checkpoint_io, "_write", write)
@@ -59,11 +60,15 @@ def test_failed_saves_leave_the_older_ones_and_training_goes_on(tmp_path, monkey
     assert capsys.readouterr().err.count("checkpoint not saved") == 4  # each is said
 
 
-def test_third_failed_save_in_a_row_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
-    with pytest.raises(Failure, match=r"3 times in a row: .*No space left"):
-        train(
-            tiny_module(steps=9), tmp_path, StepCheckpoint(every_n_steps=1), FullDisk({4, 5, 6}, monkeypatch)
-        )
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_third_failed_save_in_a_row_ends_the_run_and_loses_nothing(tmp_path, monkeypatch, number):
+    full = FullDisk({4, 5, 6}, monkeypatch, number)
+    with pytest.raises(Failure, match=rf"3 times in a row: .*{os.strerror(number)}") as refused:
+        train(tiny_module(steps=9), tmp_path, StepCheckpoint(every_n_steps=1), full)
+    _first, remedy, *rest = str(refused.value).splitlines()
+    assert "df -h" in remedy
+    assert "quota -s" in remedy
+    assert len(rest) <= 1
     assert saved_steps(tmp_path) == [2, 3]
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+import yaml
 from core_files import make_items, write_bundle
 from tiny_stage import TinyStage
 
@@ -18,6 +19,7 @@ from nanochat_pl.evaluation.core_metric import core_exams
 from nanochat_pl.evaluation.exam import Score
 from nanochat_pl.evaluation.likelihood import GPTScorer
 from nanochat_pl.evaluation.results import chat_metrics, score_table
+from nanochat_pl.training import testing
 from nanochat_pl.training.examination import Examination
 
 WORLD = ["--tasks", "world,world-sums", "--chat_metric.rows", "2", "--chat_metric.max_new_tokens", "8"]
@@ -97,6 +99,50 @@ def test_a_missing_task_is_named_and_the_others_are_asked(chat, tested):
     assert "missing: GSM8K" in done.stderr
     assert "data fetch" in done.stderr
     assert "world" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def with_file(chat) -> str:
+    """The file of a stage like that one, which reads what can be fetched."""
+    settings = yaml.safe_load(chat.config.read_text())
+    task = {"class_path": "nanochat_pl.tasks.GSM8K", "init_args": {"split": "train"}}
+    settings["data"]["init_args"]["train"] = [task]
+    config = chat.base / "fetching_sft.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    return str(config)
+
+
+@pytest.mark.parametrize("task", ["MMLU", "HumanEval", "GSM8K"])
+def test_missing_task_is_told_with_the_command_that_brings_it(chat, with_file, monkeypatch, capsys, task):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(chat.base))
+    assert cli.main(["test", "--config", with_file, "--run", "tested", "--tasks", task]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "missing" in line]
+    assert [line.partition("bring it here: ")[2] for line in said] == [
+        f"python cli.py data fetch --for {with_file}"
+    ]
+    assert said[0].startswith(f"missing: {task}: ")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "named"), [("fineweb_edu", "{config}"), ("world", "configs/d20_base.yaml --shards 1")]
+)
+@pytest.mark.parametrize("tasks", ["words", "all"])
+def test_missing_bundle_is_told_with_the_command_that_brings_it(
+    stage, monkeypatch, capsys, corpus, named, tasks
+):
+    """Where the stage's own file fetches nothing, another is named, with as few shards as there may be."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(stage.base))
+    monkeypatch.setitem(testing.__dict__, "_samples", lambda stage, loaded: [])
+    monkeypatch.setitem(testing.__dict__, "_bits_per_byte", lambda stage, loaded: [])
+    settings = ["--data.init_args.corpus", corpus, "--data.init_args.tokenizer", "world"]
+    options = ["--tasks", tasks] if tasks != "all" else []
+    command = ["test", "--config", str(stage.config), "--run", "unbroken", *settings, *options]
+    assert cli.main(command) == 1
+    err = capsys.readouterr().err
+    said = err[err.index("missing: CORE" if tasks == "all" else "error: ") :]
+    command = f"python cli.py data fetch --for {named.format(config=stage.config)}"
+    assert said.endswith(f"bring the bundle anew: {command}\n")
+    assert said.count("\n") <= 3
 
 
 @pytest.mark.parametrize(
@@ -210,6 +256,8 @@ def test_a_model_of_hugging_faces_takes_core_too(stage, bundle, tmp_path, monkey
         records = items(stage, "hf_theirs", exam.name.removeprefix("core/"))
         assert [record["score"] for record in records] == [r.score for r in exam.examine(range(8))]
     assert cli.main(["test", "--hf", str(tmp_path / "nowhere"), "--bundle", str(bundle)]) == 2
+    assert cli.main(["test", "--hf", str(folder), "--bundle", str(tmp_path / "nowhere")]) == 1
+    assert "data fetch --for configs/d20_base.yaml --shards 1\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

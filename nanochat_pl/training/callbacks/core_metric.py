@@ -45,7 +45,8 @@ class CoreMetric(Periodic):
                 self._bundle = read_bundle(self.folder)
             except Failure as failure:
                 if trainer.is_global_zero:
-                    print(f"warning: CORE is not measured in this run: {failure}", file=sys.stderr)
+                    reason = trainer.datamodule.completed(failure)
+                    print(f"warning: CORE is not measured in this run: {reason}", file=sys.stderr)
 
     def act(self, trainer: Trainer, module: LightningModule) -> bool:
         """Examine, if the tasks are here."""
