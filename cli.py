@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure, told
-from nanochat_pl.system.output import outlast_readers
+from nanochat_pl.system.output import outlast_reader
 
 
 class Verb(NamedTuple):
@@ -87,6 +87,7 @@ def main(argv: list[str]) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 bad input, 75 preempted, 130 interrupted."""
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
+    outlast_reader("stderr")
     try:
         code = run(argv)
         sys.stdout.flush()  # results that the disk does not take are an error like another
@@ -116,12 +117,12 @@ def is_further_rank() -> bool:
 def run(argv: list[str]) -> int:
     """Find the verb in the command line and do it, whether or not somebody reads what it prints."""
     if not argv or argv[0] in ("-h", "--help"):
-        outlast_readers()
+        outlast_reader("stdout")
         print(overview())
         return 0
     name, args = split_verb(argv)
     if not VERBS[name].is_for_a_reader:
-        outlast_readers()
+        outlast_reader("stdout")
         return do(name, args)
     try:
         return do(name, args)

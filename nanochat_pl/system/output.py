@@ -1,7 +1,7 @@
 """What a program says must not end what it does.
 
 The terminal closes, the `tee` behind the pipe is killed, the disk that holds the log is full: each would turn the next
-`print` into an exception, in the middle of a month's training. With `outlast_readers` such words are lost, no more.
+`print` into an exception, in the middle of a month's training. With `outlast_reader` such words are lost, no more.
 Only results, on stdout, that a full disk does not take are an error: somebody will read them.
 """
 
@@ -11,7 +11,7 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Literal, TextIO
 
 GONE = (errno.EIO, errno.EPIPE)  # a terminal or a reader that will not come back
 
@@ -41,12 +41,13 @@ class _Lasting(io.FileIO):
         os.close(nothing)
 
 
-def outlast_readers() -> None:
-    """Let stdout and stderr lose what nobody can read any more; streams that were replaced stay as they are."""
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        sys.stdout = _lasting(sys.stdout, are_results=True)
-    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
-        sys.stderr = _lasting(sys.stderr, are_results=False)
+def outlast_reader(name: Literal["stdout", "stderr"]) -> None:
+    """Let a stream lose what nobody can read any more, or never could; one that was replaced stays as it is."""
+    stream = getattr(sys, name)
+    if stream is None:  # closed before the program began
+        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    elif stream is getattr(sys, f"__{name}__"):
+        setattr(sys, name, _lasting(stream, are_results=name == "stdout"))
 
 
 def _lasting(stream: TextIO, are_results: bool) -> TextIO:

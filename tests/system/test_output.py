@@ -9,7 +9,7 @@ import sys
 import pytest
 
 GO_ON = (
-    "import sys; from nanochat_pl.system.output import outlast_readers; outlast_readers()\n"
+    "import sys; from nanochat_pl.system.output import outlast_reader as o; o('stdout'); o('stderr')\n"
     "for _ in range(3): print('word ' * 20000, file={stream}, flush=True)\n"
     "sys.exit(7)"
 )
@@ -42,10 +42,24 @@ def test_results_that_the_disk_does_not_take_are_an_error_told_once(tmp_path):
     assert done.stderr.count("\n") <= 3
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+@pytest.mark.parametrize(("arguments", "code"), [("status", 0), ("statsu", 2)])
+def test_exit_code_is_the_same_where_streams_were_closed_before(tmp_path, arguments, code, closed):
+    command = f"{sys.executable} cli.py {arguments} {closed}"
+    env = os.environ | {"NANOCHAT_BASE_DIR": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+def test_bad_input_keeps_its_code_where_nobody_can_read_why():
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([sys.executable, "cli.py", "fitt"], stderr=full, check=False).returncode == 2
+
+
 def test_words_that_are_read_arrive_in_order():
     code = (
-        "import sys; from nanochat_pl.system.output import outlast_readers\n"
-        "print('first ä'); outlast_readers(); print('second ö'); print('third', file=sys.stderr)"
+        "import sys; from nanochat_pl.system.output import outlast_reader\n"
+        "print('first ä'); outlast_reader('stdout'); print('second ö'); print('third', file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.decode() == "first ä\nsecond ö\n"
@@ -53,8 +67,9 @@ def test_words_that_are_read_arrive_in_order():
 
 
 def test_streams_that_somebody_replaced_stay(capsys):
-    from nanochat_pl.system.output import outlast_readers
+    from nanochat_pl.system.output import outlast_reader
 
     before = sys.stdout, sys.stderr
-    outlast_readers()
+    outlast_reader("stdout")
+    outlast_reader("stderr")
     assert (sys.stdout, sys.stderr) == before
