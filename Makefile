@@ -72,8 +72,12 @@ $(STAMPS)/crate: $(RUST_SOURCES) $(STAMPS)/packages
 	@if command -v cargo >/dev/null; \
 		then VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --skip-install; \
 		else $(BIN)/uv pip install --python $(BIN)/python --no-deps --editable . || \
-			$(call refuse,the crate rustbpe could not be built: no cargo is here and none could be fetched,Install Rust (apt install cargo or rustup); then: make install); fi
+			$(call refuse,the crate rustbpe could not be built: no cargo is here and none could be fetched,Install Rust 1.88 or newer (rustup); then: make install); fi
 	@touch $@
+
+ifeq ($(wildcard nanochat_pl/_rustbpe*.so),) # the stamp of what is gone does not count
+.PHONY: $(STAMPS)/crate
+endif
 
 clean:
 	rm -rf $(VENV) rustbpe/target nanochat_pl/_rustbpe*.so

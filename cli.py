@@ -41,7 +41,7 @@ class Verb(NamedTuple):
     is_for_a_reader: bool = False  # what it does is only what it prints: it ends when nobody reads any more
 
 
-INSTALLED = ("torch", "lightning", "nanochat_pl._rustbpe")  # by `make install`, and looked for by nobody else
+CRATE = "nanochat_pl._rustbpe"
 
 VERBS = {
     "fit": Verb("nanochat_pl.training.verbs:fit", "train a stage; the same command again continues", True),
@@ -104,9 +104,28 @@ def main(argv: list[str]) -> int:
             raise
         print(f"error: {told(error)}", file=sys.stderr)
         return Failure.exit_code
+    except ModuleNotFoundError as error:
+        lacking = what_lacks(error.name or "nanochat_pl")
+        if debug or not lacking:
+            raise
+        print(f"error: {lacking}", file=sys.stderr)
+        return Failure.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return signals.INTERRUPTED
+
+
+def what_lacks(module: str) -> str:
+    """Return what of the installation is not there, and what brings it; "" of a module of this package."""
+    if module == CRATE:
+        return "the crate rustbpe is not built\nBuild it: make install"
+    package = module.split(".")[0]
+    if package == "nanochat_pl":
+        return ""
+    return (
+        f"{package} is not installed for {sys.executable}\n"
+        "Run .venv/bin/python cli.py …, which `make install` makes; where it is that one: make clean; make install"
+    )
 
 
 def is_further_rank() -> bool:
@@ -155,22 +174,11 @@ def stage_help(name: str, args: list[str]) -> int:
 
 
 def imported(target: str) -> Callable[..., Any]:
-    """Return a verb's function; the collector rests meanwhile, for imports make many objects and no garbage.
-
-    Raises:
-        Failure: something that the installation brings is not there.
-    """
+    """Return a verb's function; the collector rests meanwhile, for imports make many objects and no garbage."""
     module, function = target.split(":")
     gc.disable()
     try:
         return getattr(import_module(module), function)
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALLED:
-            raise
-        what = "the crate rustbpe is not built" if "rust" in error.name else f"{error.name} is not installed"
-        raise Failure(
-            f"{what} for {sys.executable}\nInstall it: make install; then: .venv/bin/python cli.py …"
-        ) from error
     finally:
         gc.enable()
 

@@ -70,3 +70,16 @@ def test_without_cargo_and_network_rust_is_named(checkout):
     problem, remedy = refused(checkout)
     assert problem.startswith("error: the crate rustbpe could not be built")
     assert remedy.endswith("then: make install")
+
+
+def test_crate_that_is_gone_is_built_again_whatever_the_stamp_says(checkout):
+    (checkout / ".venv" / ".stamps").mkdir(parents=True)
+    (checkout / "nanochat_pl").mkdir()
+    for name in ("venv", "packages", "crate"):
+        (checkout / ".venv" / ".stamps" / name).touch()
+    command = ["make", "-n", "install"]
+    planned = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
+    assert "maturin develop" in planned
+    (checkout / "nanochat_pl" / "_rustbpe.abi3.so").touch()
+    planned = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
+    assert "Nothing to be done" in planned
