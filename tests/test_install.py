@@ -22,6 +22,12 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment of a shell, whoever started the tests: `make` tells its children of itself."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return own | changes
+
+
 def stand_in(checkout: Path, name: str, body: str) -> None:
     program = checkout / "bin" / name
     program.write_text(f"#!/bin/bash\n{body}\n")
@@ -30,10 +36,9 @@ def stand_in(checkout: Path, name: str, body: str) -> None:
 
 def refused(checkout: Path) -> list[str]:
     """Return what `make install` says before it fails, without make's own last word."""
-    environment = os.environ | {"PATH": str(checkout / "bin")}
-    done = subprocess.run(
-        ["make", "-s", "install"], cwd=checkout, env=environment, capture_output=True, text=True, check=False
-    )
+    env = environment(PATH=str(checkout / "bin"))
+    command = ["make", "-s", "install"]
+    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     return [line for line in done.stderr.splitlines() if not line.startswith("make: ")]
 
@@ -77,9 +82,14 @@ def test_crate_that_is_gone_is_built_again_whatever_the_stamp_says(checkout):
     (checkout / "nanochat_pl").mkdir()
     for name in ("venv", "packages", "crate"):
         (checkout / ".venv" / ".stamps" / name).touch()
-    command = ["make", "-n", "install"]
-    planned = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
-    assert "maturin develop" in planned
+    assert "maturin develop" in planned(checkout)
     (checkout / "nanochat_pl" / "_rustbpe.abi3.so").touch()
-    planned = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
-    assert "Nothing to be done" in planned
+    assert "Nothing to be done" in planned(checkout)
+
+
+def planned(checkout: Path) -> str:
+    """Return what `make install` would do."""
+    command = ["make", "-n", "install"]
+    return subprocess.run(
+        command, cwd=checkout, env=environment(), capture_output=True, text=True, check=True
+    ).stdout
