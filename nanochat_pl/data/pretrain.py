@@ -32,6 +32,7 @@ from nanochat_pl.system.corpus import (
     Corpus,
     command_to_obtain,
     iter_texts,
+    iter_validation_texts,
     open_corpus,
 )
 from nanochat_pl.system.errors import BadInput, Failure
@@ -205,8 +206,9 @@ class PretrainData(StageData):
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield the first `eval_tokens` tokens of the rows of `eval_split`."""
+        read = iter_validation_texts if self.eval_split == "val" else iter_texts
         return validation_batches(
-            iter_texts(getattr(self.corpus_on_disk, self.eval_split)),
+            read(getattr(self.corpus_on_disk, self.eval_split)),
             self.tokenizer_on_disk,
             tokens=self.eval_tokens,
             rows=self.device_batch_rows,

@@ -22,11 +22,20 @@ EVERY_SAVE, EVERY_LOOK = 4, 6
 DEADLOCK_S = 1200.0
 
 
+class OfItsOwnLength(TinyStage):
+    """A stage whose file is not that of the other tests' runs beside it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the configuration's file."""
+        return f"{self.steps}_steps"
+
+
 class Interrupted:
     """One run of two ranks that is interrupted again and again, always continued by the same command."""
 
     def __init__(self, base: Path, server: Server, run: str, steps: int) -> None:
-        self.stage = TinyStage(base, steps=steps)
+        self.stage = OfItsOwnLength(base, steps=steps)
         self.server, self.run = server, run
         self.log = base / f"{run}.log"
         self.faults = base / f"{run}.faults.json"
