@@ -305,12 +305,25 @@ def test_repackage_refuses_a_name_that_leads_elsewhere(base_dir, tmp_path, capsy
     assert not base_dir.exists()
 
 
-def test_repackage_tells_a_damaged_file_with_a_remedy_that_there_is(base_dir, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("further", "remedy"),
+    [
+        (("b.txt",), "Replace the file or take it away; training can pass it over"),
+        ((), "Replace the file: a shard for validation is never passed over"),
+    ],
+    ids=["for training", "for validation"],
+)
+def test_repackage_tells_a_damaged_file_with_a_remedy_that_there_is(
+    base_dir, tmp_path, capsys, further, remedy
+):
     (tmp_path / "a.txt").write_bytes(b"\xff")
+    for name in further:
+        (tmp_path / name).write_text("one document\n\nanother\n")
     code, _, err = run(capsys, "data", "repackage", str(tmp_path), "--name", "mine")
     assert code == 1
     assert "a.txt" in err
-    assert "Replace the file or take it away; training can" in err
+    assert remedy in err
+    assert len(err.splitlines()) == 2
 
 
 def spoil(folder: Path, how: str) -> None:
