@@ -4,11 +4,9 @@ A verb is a function named here and imported when it is called; nothing heavier 
 print the list or to catch a mistyped verb. What a verb does stands with its function, not here.
 """
 
-from __future__ import annotations
-
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036  # an older one can read this file, but not those below
+if sys.version_info < (3, 10):  # noqa: UP036  # one from 3.6 on can read this file, but not those below
     print("error: Python %d.%d is too old; 3.10 or newer is needed" % sys.version_info[:2], file=sys.stderr)  # noqa: UP031
     print("Use that of the installation: .venv/bin/python cli.py", file=sys.stderr)
     print("Where that is missing or old too: make clean; make install PYTHON=python3.12", file=sys.stderr)
@@ -27,7 +25,7 @@ from typing import Any, NamedTuple
 
 from nanochat_pl.system import signals
 from nanochat_pl.system.errors import BadInput, Failure, told
-from nanochat_pl.system.output import outlast_reader
+from nanochat_pl.system.output import open_streams, outlast_log, outlast_reader
 
 
 class Verb(NamedTuple):
@@ -87,7 +85,8 @@ def main(argv: list[str]) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 bad input, 75 preempted, 130 interrupted."""
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
-    outlast_reader("stderr")
+    open_streams()
+    outlast_log()
     try:
         code = run(argv)
         sys.stdout.flush()  # results that the disk does not take are an error like another
@@ -105,7 +104,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {told(error)}", file=sys.stderr)
         return Failure.exit_code
     except ModuleNotFoundError as error:
-        lacking = what_lacks(error.name or "nanochat_pl")
+        lacking = what_lacks(error.name or "nanochat_pl")  # an error without a name is none of an import
         if debug or not lacking:
             raise
         print(f"error: {lacking}", file=sys.stderr)
@@ -136,17 +135,21 @@ def is_further_rank() -> bool:
 def run(argv: list[str]) -> int:
     """Find the verb in the command line and do it, whether or not somebody reads what it prints."""
     if not argv or argv[0] in ("-h", "--help"):
-        outlast_reader("stdout")
+        outlast_reader()
         print(overview())
         return 0
     name, args = split_verb(argv)
-    if not VERBS[name].is_for_a_reader:
-        outlast_reader("stdout")
-        return do(name, args)
+    is_for_a_reader = VERBS[name].is_for_a_reader
+    outlast_reader(ends_with_reader=is_for_a_reader)
     try:
         return do(name, args)
-    except BrokenPipeError:  # whoever reads has enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not is_for_a_reader:
+            raise
+        return 0  # whoever reads has enough, such as `head`
+    except SystemExit as leaving:  # by the parser, after `--help`
+        if leaving.code:
+            raise
         return 0
 
 

@@ -483,7 +483,15 @@ def test_logger_whose_package_is_not_installed_is_named(capsys):
     assert code == 2
     problem, remedy = err.splitlines()
     assert problem.startswith("error: lightning.pytorch.loggers.WandbLogger: Requirement 'wandb")
-    assert "TensorBoard and metrics/*.jsonl are written in any case" in remedy
+    assert problem.endswith("' not met")
+    assert "TensorBoard and metrics/*.jsonl are always written" in remedy
+    assert remedy.endswith(".venv/bin/uv pip install --python .venv/bin/python PACKAGE")
+
+
+@pytest.mark.skipif(find_spec("torch_xla") is not None, reason="torch_xla is installed")
+def test_accelerator_whose_package_is_not_installed_is_named(capsys):
+    code, _, err = run(capsys, "fit", *D20, "--trainer.accelerator", "tpu")
+    assert (code, err) == (2, "error: trainer: Requirement 'torch_xla>=1.13' not met\n")
 
 
 @pytest.mark.parametrize(
@@ -514,8 +522,8 @@ def test_what_the_installation_lacks_is_named_with_the_command_that_brings_it(ar
 
 def old_pythons() -> list[Path]:
     """Return interpreters of this machine that are too old."""
-    names = [shutil.which(f"python3.{minor}") for minor in (7, 8, 9)]
-    managed = Path.home().glob(".pyenv/versions/3.[789].*/bin/python")
+    names = [shutil.which(f"python3.{minor}") for minor in (6, 7, 8, 9)]
+    managed = Path.home().glob(".pyenv/versions/3.[6789].*/bin/python")
     return [*(Path(name) for name in names if name), *managed]
 
 

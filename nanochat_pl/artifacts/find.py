@@ -61,9 +61,10 @@ def _training(stages: list[str]) -> str:
 def _missing_up_to(stage: str) -> list[str]:
     """Return a stage and those before it on its road that are not trained, the first first."""
     size, _, last = stage.rpartition("_")
-    before = ROAD[: ROAD.index(last)] if last in ROAD else ()
-    stages = [f"{size}_{name}" for name in before]
-    return [one for one in stages if _config(one).is_file() and not is_artifact(one)] + [stage]
+    before = [f"{size}_{name}" for name in ROAD[: ROAD.index(last)]] if last in ROAD else []
+    trained = [place for place, one in enumerate(before, 1) if is_artifact(one)]
+    missing = before[max(trained, default=0) :]  # what is before a trained stage is not needed any more
+    return [one for one in missing if _config(one).is_file()] + [stage]
 
 
 def is_artifact(source: str) -> bool:

@@ -119,7 +119,7 @@ def require_gpu(accelerator: str) -> None:
     if accelerator in ("gpu", "cuda") and not is_here:
         raise Failure(
             f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no GPU here\n"
-            "What is wrong: python cli.py doctor; in a job: sbatch --gpus-per-node 1; without one: "
+            "What is wrong: python cli.py doctor; in a job: sbatch --gpus 1; without one: "
             "--trainer.accelerator cpu"
         )
 

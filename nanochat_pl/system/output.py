@@ -1,8 +1,9 @@
 """What a program says must not end what it does.
 
-The terminal closes, the `tee` behind the pipe is killed, the disk that holds the log is full: each would turn the next
-`print` into an exception, in the middle of a month's training. With `outlast_reader` such words are lost, no more.
-Only results, on stdout, that a full disk does not take are an error: somebody will read them.
+The terminal closes, the `tee` behind the pipe is killed, the disk that holds the log is full, a stream was closed
+before the start: each would turn the next `print` into an exception, in the middle of a month's training. What is said
+on stderr is lost then, no more. So is what is said on stdout, where nobody is there to read it; results that a full
+disk does not take are an error, for somebody will read them.
 """
 
 from __future__ import annotations
@@ -11,54 +12,96 @@ import errno
 import io
 import os
 import sys
-from typing import Literal, TextIO
+from typing import TextIO
 
-GONE = (errno.EIO, errno.EPIPE)  # a terminal or a reader that will not come back
+from nanochat_pl.system.errors import Failure
+
+GONE = (errno.EIO, errno.EPIPE, errno.ECONNRESET)  # a terminal or a reader that will not come back
 
 
-class _Lasting(io.FileIO):
-    """A file that loses what it cannot take; of results, what nobody is there to take."""
-
-    def __init__(self, number: int, are_results: bool) -> None:
-        super().__init__(number, "wb", closefd=False)
-        self._are_results = are_results
+class _Log(io.FileIO):
+    """A file that loses what it cannot take."""
 
     def write(self, data: bytes) -> int | None:  # type: ignore[override]
         try:
             return super().write(data)
         except OSError as error:
-            is_gone = error.errno in GONE
-            if is_gone or self._are_results:
-                self._go_on_into_nothing()
-            if self._are_results and not is_gone:
-                raise
+            if error.errno in GONE:
+                _go_on_into_nothing(self.fileno())
             return len(data)
 
-    def _go_on_into_nothing(self) -> None:
-        """Let this process and those it starts write on without asking again."""
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, self.fileno())
-        os.close(nothing)
+
+class _Results(io.FileIO):
+    """A file that loses what nobody is there to take.
+
+    Args:
+        number: its descriptor.
+        ends_with_reader: raise `BrokenPipeError` instead of losing anything.
+    """
+
+    def __init__(self, number: int, ends_with_reader: bool) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self._ends_with_reader = ends_with_reader
+
+    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            _go_on_into_nothing(self.fileno())  # so that this is said once, and not again at the exit
+            if error.errno not in GONE:
+                raise Failure(
+                    f"the results could not be written: {error.strerror}\n"
+                    "Make room where stdout goes (df -h; quota -s), or send it elsewhere."
+                ) from error
+            if self._ends_with_reader:
+                raise BrokenPipeError from error
+            return len(data)
 
 
-def outlast_reader(name: Literal["stdout", "stderr"]) -> None:
-    """Let a stream lose what nobody can read any more, or never could; one that was replaced stays as it is."""
-    stream = getattr(sys, name)
-    if stream is None:  # closed before the program began
-        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    elif stream is getattr(sys, f"__{name}__"):
-        setattr(sys, name, _lasting(stream, are_results=name == "stdout"))
+def open_streams() -> None:
+    """Give this process the streams that were closed before it began.
+
+    Otherwise the next file that is opened takes the number of one, and what torch has to say is written into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest that is free
+        os.set_inheritable(number, True)
+    os.close(number)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _lasting(stream: TextIO, are_results: bool) -> TextIO:
+def outlast_log() -> None:
+    """Let stderr lose what cannot be written; if somebody replaced it, it stays as it is."""
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _like(sys.stderr, _Log(sys.stderr.fileno(), "wb", closefd=False))
+
+
+def outlast_reader(*, ends_with_reader: bool = False) -> None:
+    """Let stdout lose what nobody reads any more; if somebody replaced it, it stays as it is.
+
+    Args:
+        ends_with_reader: raise `BrokenPipeError` instead, for what is done for a reader only.
+    """
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _like(sys.stdout, _Results(sys.stdout.fileno(), ends_with_reader))
+
+
+def _like(stream: TextIO, raw: io.FileIO) -> TextIO:
+    """Return a stream that writes to `raw` as another did to its own."""
     stream.flush()
-    raw = _Lasting(stream.fileno(), are_results)
+    is_unbuffered = isinstance(stream.buffer, io.RawIOBase)  # as with `python -u`
     return io.TextIOWrapper(
-        raw
-        if isinstance(stream.buffer, io.RawIOBase)
-        else io.BufferedWriter(raw),  # the former with `python -u`
+        raw if is_unbuffered else io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,
-        write_through=getattr(stream, "write_through", False),
+        write_through=stream.write_through,
     )
+
+
+def _go_on_into_nothing(number: int) -> None:
+    """Let this process and those it starts write on without asking again."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, number)
+    os.close(nothing)

@@ -71,6 +71,8 @@ ALWAYS_ON = (TokenBudget, FittingRows, FiniteGuard, ManualGC, ExactResume, Expor
 OWN_PACKAGES = ("nanochat_pl", "lightning")
 DENIED = re.compile(r"Importing '([^']+)' is not allowed")  # by jsonargparse
 UNMADE = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]+)")
+HINT = re.compile(r"\.? HINT: .*")  # Lightning's advice to use pip, which this environment is not made with
+INSTALL = ".venv/bin/uv pip install --python .venv/bin/python PACKAGE"
 
 
 class StageParser(Suggesting, LightningArgumentParser):
@@ -154,8 +156,8 @@ class StageCLI(LightningCLI):
             if not (unmade := UNMADE.search(str(error))):
                 raise
             raise BadInput(
-                f"{unmade[1]}: {unmade[2]}\n"
-                "Leave it out, or install what it needs; TensorBoard and metrics/*.jsonl are written in any case."
+                f"{unmade[1]}: {HINT.sub('', unmade[2])}\n"
+                f"Leave it out (TensorBoard and metrics/*.jsonl are always written), or install that: {INSTALL}"
             ) from error
 
     def before_instantiate_classes(self) -> None:
@@ -207,8 +209,8 @@ class StageCLI(LightningCLI):
         }
         try:
             trainer = Trainer(**config | {"logger": self._loggers(config["logger"])})
-        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-            raise BadInput(f"trainer: {' '.join(str(error).split())[:300]}") from error
+        except (MisconfigurationException, ModuleNotFoundError, RuntimeError, TypeError, ValueError) as error:
+            raise BadInput(f"trainer: {HINT.sub('', ' '.join(str(error).split()))[:300]}") from error
         leave_signals_alone(trainer)
         return trainer
 

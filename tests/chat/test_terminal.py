@@ -286,8 +286,8 @@ def test_without_a_model_the_command_that_makes_one_is_named(base_dir):
 
 @pytest.mark.parametrize(
     ("trained", "missing"),
-    [(["base"], ["mid", "sft"]), (["base", "mid"], ["sft"])],
-    ids=["base", "base and mid"],
+    [(["base"], ["mid", "sft"]), (["base", "mid"], ["sft"]), (["mid"], ["sft"])],
+    ids=["base", "base and mid", "mid, and base was removed"],
 )
 def test_stages_a_chat_model_lacks_are_named_with_the_commands_that_train_them(
     base_dir, capsys, trained, missing

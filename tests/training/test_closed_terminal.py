@@ -79,9 +79,11 @@ def test_run_saves_and_stops_when_its_terminal_closes_and_the_same_command_conti
     assert state["reason"].startswith("the end of its terminal (SIGHUP); started in tmux, or with nohup,")
     done = stage.fit(*options, run=run)
     assert f"continuing {run} from step" in done.stderr
-    if ranks == 1:
-        assert stage.losses(run) == stage.losses("unbroken")
-        assert stage.weights(run) == stage.weights("unbroken")
+    if ranks == 2:
+        stage.fit(*options, run="unbroken_2")
+    unbroken = {1: "unbroken", 2: "unbroken_2"}[ranks]
+    assert stage.losses(run) == stage.losses(unbroken)
+    assert stage.weights(run) == stage.weights(unbroken)
 
 
 @pytest.mark.slow
