@@ -499,7 +499,7 @@ def test_accelerator_whose_package_is_not_installed_is_named(capsys):
     [
         (["fit", *D20], "torch"),
         (["fit", *D20], "lightning"),
-        (["fit", *D20], "nanochat_pl._rustbpe"),
+        (["chat", "--prompt", "hi"], "nanochat_pl._rustbpe"),
         (["plan", *D20], "torch"),
         (["data", "list"], "jsonargparse"),
     ],

@@ -60,8 +60,17 @@ def cli(arguments: str, folder: Path, *flags: str, **streams) -> subprocess.Comp
     )
 
 
-@pytest.mark.parametrize("flags", [[], ["-u"]], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("arguments", ["--help", "status", "status --help", "chat --help", "fit --help"])
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        *(
+            (line, flags)
+            for line in ("--help", "status", "status --help", "fit --help")
+            for flags in ([], ["-u"])
+        ),
+        ("chat --help", []),  # for a reader
+    ],
+)
 def test_results_that_the_disk_does_not_take_are_an_error_told_once(tmp_path, arguments, flags):
     with open("/dev/full", "wb") as full:
         done = cli(arguments, tmp_path, *flags, stdout=full)
@@ -72,8 +81,17 @@ def test_results_that_the_disk_does_not_take_are_an_error_told_once(tmp_path, ar
     ]
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "<&-"])
-@pytest.mark.parametrize(("arguments", "code"), [("status", 0), ("chat --help", 0), ("statsu", 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code", "closed"),
+    [
+        *(
+            (line, code, closed)
+            for line, code in (("status", 0), ("status --help", 0), ("statsu", 2))
+            for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "<&-")
+        ),
+        ("chat --help", 0, ">&-"),  # for a reader
+    ],
+)
 def test_exit_code_is_the_same_where_streams_were_closed_before(tmp_path, arguments, code, closed):
     done = cli(f"{arguments} {closed}", tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
